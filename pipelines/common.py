@@ -1,0 +1,94 @@
+"""What every stage does alike: read params, name its artefacts, end with a clear message and a meaningful exit code."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from sae import artefact
+from sae.config import read_params, read_section
+from sae.dictionary.base import to_device
+from sae.errors import SaeError
+from sae.provenance import Run
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Section `run`: which of possibly many this is, and where it computes."""
+
+    transformer: str = "A"
+    """Name of the transformer, a letter in the paper."""
+    dictionary: str = "1"
+    """Name of the dictionary: `1` makes it `A/1`."""
+    device: str = "auto"
+    """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`. Not a dependency of any stage: changing it re-runs nothing."""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's own choice. Sums are ordered by it, so bits differ between thread counts."""
+
+
+class Stage:
+    """One stage's view of the project: its params and the paths of all artefacts, relative to the working directory."""
+
+    def __init__(self, name: str, params: dict[str, Any]):
+        self.name, self.params = name, params
+        self.config = read_section(params, "run", RunConfig)
+        self.device = to_device(self.config.device)
+        data, letter, number = Path("data"), self.config.transformer, self.config.dictionary
+        self.corpus, self.tokens = data / "corpus", data / "tokens"
+        self.transformer, self.activations = data / letter / "transformer", data / letter / "activations"
+        self.dictionary, self.features = data / letter / number / "dictionary", data / letter / number / "features"
+        self.browser = data / letter / number / "browser"
+        self.reports, self.logs = Path("reports"), Path("logs")
+        self.transformer_id, self.dictionary_id = letter, f"{letter}/{number}"
+
+    def section(self, name: str, cls: type[T]) -> T:
+        """A section of params.yaml as its dataclass."""
+        return read_section(self.params, name, cls)
+
+    def run(self, kind: str, config: Any, *, id: str = "", parents: tuple[Path, ...] = (), **facts: Any) -> Run:
+        """The `Run` of an artefact made by this stage from `parents` with the dataclass `config`."""
+        return Run(
+            kind=kind,
+            id=id,
+            params=asdict(config),
+            seed=getattr(config, "seed", None),
+            parents={parent.as_posix(): artefact.digest(parent) for parent in parents},
+            device=str(self.device),
+            facts=facts,
+        )
+
+
+def run_stage(name: str, main: Callable[[Stage], None]) -> None:
+    """Run `main` as the stage `name`; a `SaeError` becomes one line on stderr and its exit code."""
+    _die_with_dvc()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        stage = Stage(name, read_params())
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        if stage.config.threads:
+            torch.set_num_threads(stage.config.threads)
+        main(stage)
+    except SaeError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; nothing half-written is left, run again to start this stage afresh", file=sys.stderr)
+        sys.exit(130)
+
+
+def _stop(*_: object) -> None:
+    sys.exit(143)
+
+
+def _die_with_dvc() -> None:
+    """Under `dvc repro` on Linux, end when DVC is killed: it would leave this process running beside the next attempt."""
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -1,0 +1,145 @@
+"""Artefacts on disk: a directory that is either whole and committed, or not there.
+
+A writer fills `<name>.partial`, and only when everything is in it are its files digested, synced, listed in `run.json`
+(written last) and the directory renamed to `<name>`. So a reader never sees half of one: whoever kills the writer, at
+whatever instant, leaves at most a `.partial`, which the next writer sweeps. A lock beside the directory keeps two
+writers apart (DVC's own lock does not: a killed `dvc` leaves its stage running).
+"""
+
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sae.errors import DiskError, LockedError, StoreError
+from sae.provenance import SCHEMA, Run, sha256_file
+
+RUN_FILE = "run.json"
+
+
+class Draft:
+    """An artefact being written: put files under `path`; set `run` (again) before the block ends to say more of it."""
+
+    def __init__(self, path: Path, run: Run):
+        self.path = path
+        self.run = run
+
+
+@contextmanager
+def writing(target: str | Path, run: Run) -> Iterator[Draft]:
+    """Write the artefact `target`, all or nothing.
+
+    Yields a `Draft` whose `path` is an empty directory. When the block ends without an error, its content replaces
+    `target`; when it raises, nothing is left and an old `target` stays.
+    Raises `LockedError` if another process writes the same target, `DiskError` if the disk fills up.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target):
+        draft = Draft(target.with_name(target.name + ".partial"), run)
+        shutil.rmtree(draft.path, ignore_errors=True)
+        draft.path.mkdir()
+        try:
+            yield draft
+            _commit(draft, target)
+        except OSError as error:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not isinstance(error, DiskError):
+                raise DiskError(f"no space left while writing {target}; free some and run again: {error}") from error
+            raise
+        except BaseException:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            raise
+
+
+def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
+    """The committed artefact's `Run`; `made_by` is the command that an error advises.
+
+    Raises `StoreError` where `path` is missing, unfinished, of another kind, or of a newer schema.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise StoreError(f"no {kind} at {path}; make it with: {made_by}")
+    try:
+        run = Run.from_json((path / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path} has no {RUN_FILE}: an unfinished or foreign {kind}; make it again: {made_by}") from None
+    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path / RUN_FILE} is damaged ({error}); make it again: {made_by}") from None
+    if run.schema > SCHEMA:
+        raise StoreError(f"{path} has schema {run.schema}, this version reads up to {SCHEMA}: update the package")
+    if run.kind != kind:
+        raise StoreError(f"{path} is a {run.kind}, not a {kind}")
+    return run
+
+
+def verify(path: str | Path, run: Run, only: tuple[str, ...] = ()) -> None:
+    """Compare the files (all, or `only` those named) with their digests in `run`. Raises `StoreError` naming the first that differs."""
+    for name, expected in run.files.items():
+        if only and name not in only:
+            continue
+        file = Path(path) / name
+        if not file.is_file():
+            raise StoreError(f"{file} is missing from its {run.kind}; make it again")
+        actual = sha256_file(file)
+        if actual != expected:
+            raise StoreError(f"{file} is damaged: sha256 {actual}, committed as {expected}; make the {run.kind} again")
+
+
+def digest(path: str | Path) -> str:
+    """sha256 of the artefact's run.json, which names every other file's: what a child records as its parent."""
+    return sha256_file(Path(path) / RUN_FILE)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a single file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    _sync(partial)
+    os.replace(partial, path)
+
+
+def _commit(draft: Draft, target: Path) -> None:
+    files = sorted(file for file in draft.path.rglob("*") if file.is_file())
+    digests = {}
+    for file in files:
+        digests[file.relative_to(draft.path).as_posix()] = sha256_file(file)
+        _sync(file)
+    record = draft.path / RUN_FILE
+    record.write_text(dataclasses.replace(draft.run, files=digests).to_json(), encoding="utf-8")
+    _sync(record)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(draft.path, target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    """An advisory lock that dies with its process."""
+    path = target.with_name(f".{target.name}.lock")
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise LockedError(f"{target} is being written by process {holder}; wait for it, or end it") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

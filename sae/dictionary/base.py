@@ -1,0 +1,95 @@
+"""`Dictionary`: encode and decode, and nothing of how it was trained."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from sae.errors import ConfigError
+from sae.provenance import Run
+from sae.shapes import Directions, PerFeature, PerNeuron
+
+
+class Dictionary(nn.Module, ABC):
+    """A learned dictionary: `n_features` directions in a space of `d_mlp` neurons.
+
+    `W_enc` and `W_dec` are both [feature, d_mlp]: rows are features. `b_enc` is [feature], `b_dec` [d_mlp].
+    Its parameters do not require gradients; `requires_grad_()` makes them.
+    """
+
+    variant: ClassVar[str]
+    """Its name on disk."""
+
+    W_enc: nn.Parameter
+    b_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+
+    def __init__(self, W_enc: Directions, b_enc: PerFeature, W_dec: Directions, b_dec: PerNeuron):
+        super().__init__()
+        if not (W_enc.shape == W_dec.shape == (b_enc.shape[0], b_dec.shape[0])):
+            raise ConfigError(
+                f"dictionary shapes disagree: W_enc {tuple(W_enc.shape)}, W_dec {tuple(W_dec.shape)}, b_enc "
+                f"{tuple(b_enc.shape)}, b_dec {tuple(b_dec.shape)}; wanted [feature, d_mlp] twice, [feature], [d_mlp]"
+            )
+        for name, value in (("W_enc", W_enc), ("b_enc", b_enc), ("W_dec", W_dec), ("b_dec", b_dec)):
+            setattr(self, name, nn.Parameter(value.detach().clone().contiguous(), requires_grad=False))
+        self.run: Run | None = None
+        """Where it came from; None for one that was never saved."""
+        self.describe: Callable[[int], Any] | None = None
+        """Looks a feature up in the FeatureTable that was made for this dictionary; set by `sae.load`."""
+
+    @property
+    def n_features(self) -> int:
+        return self.W_enc.shape[0]
+
+    @property
+    def d_mlp(self) -> int:
+        return self.W_enc.shape[1]
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Feature activations [..., feature] of MLP activations `x` [..., d_mlp]; never negative."""
+
+    def decode(self, f: Tensor) -> Tensor:
+        """Reconstructed MLP activations [..., d_mlp] of feature activations `f` [..., feature]."""
+        return f @ self.W_dec + self.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`decode(encode(x))`."""
+        return self.decode(self.encode(x))
+
+    def feature(self, index: int) -> Any:
+        """What the FeatureTable knows of one feature. Raises `ConfigError` where no table lies beside the dictionary."""
+        if not 0 <= index < self.n_features:
+            raise ConfigError(f"no feature {index}: this dictionary has {self.n_features}")
+        if self.describe is None:
+            raise ConfigError("nothing is known of this dictionary's features yet; run: dvc repro features")
+        return self.describe(index)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
+        return cls(tensors["W_enc"], tensors["b_enc"], tensors["W_dec"], tensors["b_dec"])
+
+    def extra_repr(self) -> str:
+        return f"n_features={self.n_features}, d_mlp={self.d_mlp}"
+
+    def check_width(self, x: Tensor) -> None:
+        """Raises `ConfigError` where the last axis of `x` is not d_mlp."""
+        if x.shape[-1] != self.d_mlp:
+            raise ConfigError(f"activations of width {x.shape[-1]} given to a dictionary of d_mlp = {self.d_mlp}")
+
+
+def to_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises `ConfigError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device '{name}' is none that torch knows; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device '{name}' asked for, but torch {torch.__version__} sees no CUDA device; use device: auto")
+    return device

@@ -1,0 +1,53 @@
+"""Errors written for the reader: what was asked, with which values, what to do.
+
+Each class carries the exit code that a stage or the `sae` command ends with (sysexits.h), so that a scheduler can
+tell a full disk (retry after cleaning) from a wrong parameter (do not retry).
+"""
+
+
+class SaeError(Exception):
+    """Something that the user can mend. The message is one sentence of fact and one of advice."""
+
+    exit_code = 1
+
+
+class ConfigError(SaeError, ValueError):
+    """A parameter is unknown, of the wrong type, or impossible beside the others."""
+
+    exit_code = 78
+
+
+class CorpusError(SaeError, ValueError):
+    """The text is empty, not UTF-8, or too small for what is asked of it."""
+
+    exit_code = 65
+
+
+class StoreError(SaeError, OSError):
+    """An artefact on disk is missing, unfinished, foreign, or damaged."""
+
+    exit_code = 65
+
+
+class DiskError(SaeError, OSError):
+    """The disk is full, or will be."""
+
+    exit_code = 74
+
+
+class LockedError(SaeError, OSError):
+    """Another process is writing the same artefact."""
+
+    exit_code = 75
+
+
+class UnavailableError(SaeError, OSError):
+    """A hub or service cannot be reached, and no local copy is there."""
+
+    exit_code = 69
+
+
+class NumericsError(SaeError, ArithmeticError):
+    """NaN or infinity where a number must be."""
+
+    exit_code = 70

@@ -1,0 +1,85 @@
+"""Where an artefact came from: `Run`, the content of the `run.json` beside it.
+
+Nothing in a `Run` depends on the clock or on chance, so two runs of the same params on the same machine write the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+"""Version of run.json; raised when a reader of the old one would misunderstand the new one."""
+
+_PACKAGES = ("torch", "transformer_lens", "zarr", "tokenizers", "datasets", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Identity of one artefact."""
+
+    kind: str
+    """What it is: corpus, tokens, transformer, activations, dictionary, features ..."""
+    id: str = ""
+    """The paper's way of naming: `A` a transformer, `A/1` a dictionary of it, `A/1/3450` a feature."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """The params section (or sections) that it was made with."""
+    seed: int | None = None
+    parents: dict[str, str] = field(default_factory=dict)
+    """For each artefact that it was made from: sha256 of that one's run.json (which holds the digests of its files)."""
+    code: str = field(default_factory=lambda: code_revision())
+    """git revision of the code, with `+` where the tree had changes; "unknown" outside a repository."""
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    device: str = "cpu"
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the stage found out and readers want without opening the data: counts, losses, sizes."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of every other file of the artefact, by path relative to it. Filled in at the commit."""
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Run":
+        return cls(**json.loads(text))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a number."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def code_revision() -> str:
+    """The git revision of this package's checkout, or "unknown"."""
+    here = Path(__file__).resolve().parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *args], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        if git("ls-files", "--error-unmatch", "provenance.py") == "":
+            return "unknown"
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here), str(here.parent / "pipelines"))
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,83 @@
+"""The one door to zarr: create and open groups of arrays, each chunk with a checksum, no chunk ever missing silently.
+
+zarr reads a missing chunk as its fill value. Two things keep that from happening unseen: every array is written whole
+(`write_empty_chunks`), and every file of an artefact is in its `run.json`, which `require_files` checks on opening.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from sae.errors import StoreError
+from sae.provenance import Run
+
+zarr.config.set({"array.write_empty_chunks": True})
+
+
+def create_group(path: str | Path, attributes: dict[str, Any] | None = None) -> zarr.Group:
+    """A new zarr 3 group at `path`."""
+    return zarr.open_group(path, mode="w", zarr_format=3, attributes=attributes)
+
+
+def create_array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    axes: tuple[str, ...],
+    *,
+    chunk_rows: int,
+    shard_rows: int | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> zarr.Array:
+    """A new array, chunked (and sharded) along its first axis only; zstd level 1 with a checksum in every chunk."""
+    rest = shape[1:]
+    chunk_rows = max(1, min(chunk_rows, shape[0]))
+    if shard_rows is not None:
+        shard_rows = -(-max(shard_rows, chunk_rows) // chunk_rows) * chunk_rows
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=(chunk_rows, *rest),
+        shards=None if shard_rows is None else (shard_rows, *rest),
+        dtype=np.dtype(dtype),
+        compressors=ZstdCodec(level=1, checksum=True),
+        dimension_names=axes,
+        attributes=attributes or {},
+    )
+
+
+def write_array(
+    group: zarr.Group, name: str, values: np.ndarray, axes: tuple[str, ...], *, chunk_rows: int = 65536
+) -> zarr.Array:
+    """A new array holding `values`."""
+    array = create_array(group, name, values.shape, values.dtype, axes, chunk_rows=chunk_rows)
+    if values.size:
+        array[...] = values
+    return array
+
+
+def open_group(path: str | Path, run: Run) -> zarr.Group:
+    """The group at `path` read-only, of the artefact that `run` describes; every file that `run` lists below it must be there, with bytes in it."""
+    path = Path(path)
+    for name in run.files:
+        file = path.parent / name
+        if name.startswith(path.name + "/") and not (file.is_file() and file.stat().st_size > 0):
+            raise StoreError(f"{file} is missing or empty; make the {run.kind} again")
+    return zarr.open_group(path, mode="r")
+
+
+def get_array(group: zarr.Group, name: str) -> zarr.Array:
+    """An array of a group by name (zarr types this as array-or-group). Raises `StoreError` where it is not there."""
+    found = group.get(name)
+    if not isinstance(found, zarr.Array):
+        raise StoreError(f"array '{name}' is missing from {group.store_path}")
+    return found
+
+
+def read_array(group: zarr.Group, name: str) -> np.ndarray:
+    """All of an array, in memory."""
+    return np.asarray(get_array(group, name)[...])

@@ -1,0 +1,137 @@
+"""`TokenStore`: the text as the transformer sees it, contexts of token ids, split by document.
+
+On disk, under `tokens.zarr`: for each split `<split>/tokens` and `<split>/document`, both [context, position]; and
+`document_kind` [document], the index into `kinds` of what each document is. BOS and padding carry document -1.
+Beside it `vocabulary.json`, each token's bytes in base64 (a token may be part of a character, so not every token is
+text), and the tokenizer itself where there is one.
+"""
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import zarr
+
+from sae import artefact
+from sae.errors import StoreError
+from sae.provenance import Run
+from sae.shapes import DocumentArray, KindArray, TokenArray
+from sae.storage import arrays
+
+SPLITS = ("train", "heldout")
+NO_DOCUMENT = -1
+CHUNK_CONTEXTS = 4096
+
+
+class Contexts(NamedTuple):
+    """Some contexts of one split."""
+
+    tokens: TokenArray
+    """Token ids [context, position], uint16 or uint32."""
+    document: DocumentArray
+    """The document each token is from [context, position], int32; -1 for BOS."""
+    kind: KindArray
+    """Index into the store's `kinds` of what that document is [context, position], int16; -1 for BOS."""
+
+
+class Split:
+    """One split of a TokenStore: `split[10:20]` gives those contexts, `split.batches(32)` runs over all in order."""
+
+    def __init__(self, tokens: zarr.Array, document: zarr.Array, document_kind: np.ndarray):
+        self._tokens, self._document, self._document_kind = tokens, document, document_kind
+        self.n_contexts, self.context_length = tokens.shape
+
+    @property
+    def n_tokens(self) -> int:
+        """All positions, BOS included."""
+        return self.n_contexts * self.context_length
+
+    def __getitem__(self, contexts: slice) -> Contexts:
+        tokens = np.asarray(self._tokens[contexts])
+        document = np.asarray(self._document[contexts])
+        kind = np.where(document == NO_DOCUMENT, np.int16(-1), self._document_kind[document])
+        return Contexts(tokens, document, kind.astype(np.int16))
+
+    def batches(self, n_contexts: int, *, limit: int | None = None) -> Iterator[Contexts]:
+        """Consecutive batches of at most `n_contexts`, over the first `limit` contexts (all where None)."""
+        end = self.n_contexts if limit is None else min(limit, self.n_contexts)
+        for block_start in range(0, end, CHUNK_CONTEXTS):
+            block = self[block_start : min(block_start + CHUNK_CONTEXTS, end)]
+            for start in range(0, len(block.tokens), n_contexts):
+                yield Contexts(*(part[start : start + n_contexts] for part in block))
+
+
+class TokenStore:
+    """A committed token store, opened with `TokenStore.open(path)`."""
+
+    def __init__(self, path: Path, run: Run, group: zarr.Group, vocabulary: list[bytes]):
+        self.path, self.run, self.vocabulary = path, run, vocabulary
+        self._group = group
+        self.kinds: tuple[str, ...] = tuple(group.attrs["kinds"])  # type: ignore[arg-type]
+        """Names of the kinds of document; `Contexts.kind` indexes this."""
+        self.bos: int | None = group.attrs["bos"]  # type: ignore[assignment]
+        """The id at position 0 of every context, or None where contexts were made without one."""
+        self._document_kind = arrays.read_array(group, "document_kind")
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def context_length(self) -> int:
+        return self.split("train").context_length
+
+    def split(self, name: str) -> Split:
+        """`train` or `heldout`."""
+        if name not in SPLITS:
+            raise StoreError(f"no split '{name}' in a token store; there are {', '.join(SPLITS)}")
+        return Split(
+            arrays.get_array(self._group, f"{name}/tokens"),
+            arrays.get_array(self._group, f"{name}/document"),
+            self._document_kind,
+        )
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The ids' bytes as text; bytes that are no whole character show as U+FFFD."""
+        return b"".join(self.vocabulary[int(i)] for i in ids).decode("utf-8", errors="replace")
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The folder of the tokenizer's files, or None for a store made from ids."""
+        path = self.path / "tokenizer"
+        return path if path.is_dir() else None
+
+    @classmethod
+    def open(cls, path: str | Path) -> "TokenStore":
+        """Raises `StoreError` where the store is missing, unfinished or damaged."""
+        path = Path(path)
+        run = artefact.read_run(path, "tokens", made_by="dvc repro tokens")
+        group = arrays.open_group(path / "tokens.zarr", run)
+        artefact.verify(path, run, only=("vocabulary.json",))
+        encoded = json.loads((path / "vocabulary.json").read_text(encoding="ascii"))
+        return cls(path, run, group, [base64.b64decode(token) for token in encoded])
+
+
+def write_tokens(
+    path: Path,
+    splits: dict[str, tuple[TokenArray, DocumentArray]],
+    document_kind: np.ndarray,
+    kinds: Sequence[str],
+    vocabulary: Sequence[bytes],
+    bos: int | None,
+) -> None:
+    """Fill the draft directory `path` of a token store; tokens become uint16 where the vocabulary allows it."""
+    dtype = np.uint16 if len(vocabulary) <= 2**16 else np.uint32
+    group = arrays.create_group(path / "tokens.zarr", {"kinds": list(kinds), "bos": bos, "n_vocab": len(vocabulary)})
+    arrays.write_array(group, "document_kind", document_kind.astype(np.int16), ("document",))
+    axes = ("context", "position")
+    for name in SPLITS:
+        tokens, document = splits[name]
+        part = group.create_group(name)
+        arrays.write_array(part, "tokens", tokens.astype(dtype), axes, chunk_rows=CHUNK_CONTEXTS)
+        arrays.write_array(part, "document", document.astype(np.int32), axes, chunk_rows=CHUNK_CONTEXTS)
+    encoded = [base64.b64encode(token).decode("ascii") for token in vocabulary]
+    (path / "vocabulary.json").write_text(json.dumps(encoded, indent=0), encoding="ascii")
