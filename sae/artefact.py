@@ -79,7 +79,7 @@ def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
 
 
 def verify(path: str | Path, run: Run, only: tuple[str, ...] = ()) -> None:
-    """Compare the files (all, or `only` those named) with their digests in `run`. Raises `StoreError` naming the first that differs."""
+    """Compare the files (all, or `only` those named) with their digests in `run`; `StoreError` names the first that differs."""
     for name, expected in run.files.items():
         if only and name not in only:
             continue

@@ -61,7 +61,7 @@ def write_array(
 
 
 def open_group(path: str | Path, run: Run) -> zarr.Group:
-    """The group at `path` read-only, of the artefact that `run` describes; every file that `run` lists below it must be there, with bytes in it."""
+    """The group at `path`, read-only. Every file that its artefact's `run` lists below it must be there, with bytes in it."""
     path = Path(path)
     for name in run.files:
         file = path.parent / name
