@@ -1,0 +1,96 @@
+"""`ActivationStore`: rows of MLP activations, globally shuffled, each with the context and position that it came from.
+
+On disk, under `activations.zarr`: `activations` [row, d_mlp] in 2-byte floats and `origin` [row, 2] (context, position).
+DVC tracks the store by its `run.json` alone, which holds the digest of every other file: hashing terabytes would take hours.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+
+from sae import artefact
+from sae.errors import ConfigError, StoreError
+from sae.provenance import Run
+from sae.shapes import RowOrigins, Rows
+from sae.storage import arrays
+
+CHUNK_ROWS = 8192
+CHUNKS_MIXED = 16
+"""Chunks that are read, joined and permuted together when batches are drawn: 131,072 rows."""
+
+
+class ActivationStore:
+    """A committed store, opened with `ActivationStore.open(path)`. `store[a:b]` are rows as numpy, `len(store)` their number."""
+
+    def __init__(self, path: Path, run: Run, group: zarr.Group):
+        self.path, self.run = path, run
+        self._rows = arrays.get_array(group, "activations")
+        self._origin = arrays.get_array(group, "origin")
+        self.n_rows, self.d_mlp = self._rows.shape
+        if self.n_rows != run.facts["n_rows"] or self._origin.shape[0] != self.n_rows:
+            raise StoreError(f"{path} holds {self.n_rows} rows where its record says {run.facts['n_rows']}; harvest again")
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return np.asarray(self._rows[rows])
+
+    def origin(self, rows: slice = slice(None)) -> RowOrigins:
+        """(context, position) of the rows, indices into the train split of the token store."""
+        return np.asarray(self._origin[rows])
+
+    @property
+    def mean_square_norm(self) -> float:
+        """Mean over rows of ‖x‖², as harvested."""
+        return float(self.run.facts["mean_square_norm"])
+
+    def batches(self, n_rows: int, *, seed: int = 0, device: str | torch.device = "cpu") -> Iterator[Rows]:
+        """Endless float32 batches of exactly `n_rows`, every row once an epoch, in another order each epoch.
+
+        The store is shuffled as it lies; each epoch also permutes the order of its chunks, and the rows within
+        `CHUNKS_MIXED` chunks. What an epoch leaves over begins the next one. One thread reads ahead.
+        """
+        if n_rows > self.n_rows:
+            raise ConfigError(
+                f"batches of {n_rows} rows from a store of {self.n_rows}; harvest more rows or take smaller batches"
+            )
+        left = np.empty((0, self.d_mlp), dtype=self._rows.dtype)
+        for block in _read_ahead(self._blocks(seed)):
+            block = np.concatenate([left, block])
+            n_whole = len(block) // n_rows * n_rows
+            for start in range(0, n_whole, n_rows):
+                yield torch.from_numpy(block[start : start + n_rows]).to(device).float()
+            left = block[n_whole:]
+
+    def _blocks(self, seed: int) -> Iterator[np.ndarray]:
+        n_chunks = -(-self.n_rows // CHUNK_ROWS)
+        epoch = 0
+        while True:
+            rng = np.random.default_rng([seed, epoch])
+            order = rng.permutation(n_chunks)
+            for start in range(0, n_chunks, CHUNKS_MIXED):
+                chunks = [self[i * CHUNK_ROWS : (i + 1) * CHUNK_ROWS] for i in order[start : start + CHUNKS_MIXED]]
+                block = np.concatenate(chunks)
+                yield block[rng.permutation(len(block))]
+            epoch += 1
+
+    @classmethod
+    def open(cls, path: str | Path) -> "ActivationStore":
+        """Raises `StoreError` where the store is missing, unfinished or lacks a file."""
+        path = Path(path)
+        run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
+        return cls(path, run, arrays.open_group(path / "activations.zarr", run))
+
+
+def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = reader.submit(next, blocks)
+        while True:
+            block = coming.result()
+            coming = reader.submit(next, blocks)
+            yield block

@@ -1,0 +1,42 @@
+"""A dictionary before its first step (Towards Monosemanticity, "Advice for Training Sparse Autoencoders")."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sae.kernels.gradients import Weights
+from sae.shapes import PerNeuron, Rows
+
+
+def geometric_median(rows: Rows, *, iterations: int = 100, tolerance: float = 1e-6) -> PerNeuron:
+    """The point with the least sum of distances to `rows` (Weiszfeld's algorithm, float64).
+
+    Stops when a step moves it by less than `tolerance` of its norm. A row that coincides with the estimate is given
+    the weight of one at a distance of 1e-9 of the rows' spread, so nothing divides by zero.
+    """
+    points = rows.double()
+    median = points.mean(0)
+    floor = 1e-9 * float((points - median).norm(dim=1).mean()) + 1e-300
+    for _ in range(iterations):
+        weights = 1 / (points - median).norm(dim=1).clamp_min(floor)
+        moved = (weights @ points) / weights.sum()
+        distance = float((moved - median).norm())
+        median = moved
+        if distance <= tolerance * float(median.norm()):
+            break
+    return median.to(rows.dtype)
+
+
+def initial_weights(n_features: int, centre: PerNeuron, generator: torch.Generator) -> Weights:
+    """Kaiming-uniform W_enc and W_dec (PyTorch's default for a linear layer, bound 1/√fan_in), then unit-norm rows of
+    W_dec; b_dec at `centre`; b_enc as PyTorch's linear layer sets it, which the paper leaves open."""
+    d_mlp = centre.shape[0]
+
+    def uniform(bound: float, *shape: int) -> Tensor:
+        return torch.empty(*shape).uniform_(-bound, bound, generator=generator).to(centre.device)
+
+    W_enc = uniform(1 / math.sqrt(d_mlp), n_features, d_mlp)
+    b_enc = uniform(1 / math.sqrt(d_mlp), n_features)
+    W_dec = uniform(1 / math.sqrt(n_features), n_features, d_mlp)
+    return Weights(W_enc, b_enc, torch.nn.functional.normalize(W_dec, dim=1), centre.clone())
