@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import zarr
 
 from sae import artefact
 from sae.errors import StoreError
 from sae.provenance import Run
-from sae.shapes import DocumentArray, KindArray, TokenArray
+from sae.shapes import DocumentArray, KindArray, TokenArray, Tokens
 from sae.storage import arrays
 
 SPLITS = ("train", "heldout")
@@ -35,6 +36,11 @@ class Contexts(NamedTuple):
     """The document each token is from [context, position], int32; -1 for BOS."""
     kind: KindArray
     """Index into the store's `kinds` of what that document is [context, position], int16; -1 for BOS."""
+
+
+def to_tensor(tokens: TokenArray, device: str | torch.device = "cpu") -> Tokens:
+    """Token ids as an `ActivationSource` takes them: int64 on `device` (they travel as int32, half the bytes)."""
+    return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int32)).to(device).long()
 
 
 class Split:
