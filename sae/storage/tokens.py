@@ -1,16 +1,20 @@
 """`TokenStore`: the text as the transformer sees it, contexts of token ids, split by document.
 
 On disk, under `tokens.zarr`: for each split `<split>/tokens` and `<split>/document`, both [context, position]; and
-`document_kind` [document], the index into `kinds` of what each document is. BOS and padding carry document -1.
+`document_kind` [document], the index into `kinds` of what each document is. BOS carries document -1; a separator belongs to
+the document that it ends.
 Beside it `vocabulary.json`, each token's bytes in base64 (a token may be part of a character, so not every token is
-text), and the tokenizer itself where there is one.
+text), and in `tokenizer/` the tokenizer itself where there is one.
+
+A document's number is its place in the corpus (line of documents.jsonl.zst, from 0), or its row in an array of ids.
 """
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -112,32 +116,58 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: str | Path) -> "TokenStore":
-        """Raises `StoreError` where the store is missing, unfinished or damaged."""
+        """Raises `StoreError` where the store is missing, unfinished or damaged (all its bytes are read: about 1 s a GB)."""
         path = Path(path)
         run = artefact.read_run(path, "tokens", made_by="dvc repro tokens")
         group = arrays.open_group(path / "tokens.zarr", run)
-        artefact.verify(path, run, only=("vocabulary.json",))
+        artefact.verify(path, run)
         encoded = json.loads((path / "vocabulary.json").read_text(encoding="ascii"))
         return cls(path, run, group, [base64.b64decode(token) for token in encoded])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """A split too large for memory, to be written block by block."""
+
+    n_contexts: int
+    context_length: int
+    blocks: Iterable[tuple[TokenArray, DocumentArray]]
+    """Tokens and documents of CHUNK_CONTEXTS contexts each (the last block: what is left)."""
+
+
 def write_tokens(
     path: Path,
-    splits: dict[str, tuple[TokenArray, DocumentArray]],
+    splits: Mapping[str, tuple[TokenArray, DocumentArray] | Blocks],
     document_kind: np.ndarray,
     kinds: Sequence[str],
     vocabulary: Sequence[bytes],
     bos: int | None,
 ) -> None:
     """Fill the draft directory `path` of a token store; tokens become uint16 where the vocabulary allows it."""
-    dtype = np.uint16 if len(vocabulary) <= 2**16 else np.uint32
     group = arrays.create_group(path / "tokens.zarr", {"kinds": list(kinds), "bos": bos, "n_vocab": len(vocabulary)})
     arrays.write_array(group, "document_kind", document_kind.astype(np.int16), ("document",))
-    axes = ("context", "position")
     for name in SPLITS:
-        tokens, document = splits[name]
-        part = group.create_group(name)
-        arrays.write_array(part, "tokens", tokens.astype(dtype), axes, chunk_rows=CHUNK_CONTEXTS)
-        arrays.write_array(part, "document", document.astype(np.int32), axes, chunk_rows=CHUNK_CONTEXTS)
+        split = splits[name]
+        if not isinstance(split, Blocks):
+            n_contexts, context_length = split[0].shape
+            split = Blocks(n_contexts=n_contexts, context_length=context_length, blocks=[split])
+        _write_split(group.create_group(name), split, token_dtype(len(vocabulary)))
     encoded = [base64.b64encode(token).decode("ascii") for token in vocabulary]
     (path / "vocabulary.json").write_text(json.dumps(encoded, indent=0), encoding="ascii")
+
+
+def token_dtype(n_vocab: int) -> np.dtype[Any]:
+    """The smaller of uint16 and uint32 that holds every id."""
+    return np.dtype(np.uint16 if n_vocab <= 2**16 else np.uint32)
+
+
+def _write_split(group: zarr.Group, split: Blocks, dtype: np.dtype[Any]) -> None:
+    shape, axes = (split.n_contexts, split.context_length), ("context", "position")
+    tokens = arrays.create_array(group, "tokens", shape, dtype, axes, chunk_rows=CHUNK_CONTEXTS)
+    documents = arrays.create_array(group, "document", shape, np.int32, axes, chunk_rows=CHUNK_CONTEXTS)
+    start = 0
+    for block, document in split.blocks:
+        tokens[start : start + len(block)] = block.astype(dtype)
+        documents[start : start + len(block)] = document.astype(np.int32)
+        start += len(block)
+    assert start == split.n_contexts

@@ -1,0 +1,258 @@
+"""Documents in, contexts out: drop duplicates, split by document, tokenize, pack.
+
+Three passes over the documents (survey, train the tokenizer, encode), so that no more than one batch of text is held at a
+time. What grows with the corpus: about 60 bytes a document in memory, and on disk, until the stage ends, the token ids
+in the order of the corpus (2 or 4 bytes a token) beside the packed ones.
+"""
+
+import array
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from sae.errors import ConfigError, CorpusError
+from sae.progress import ProgressBar
+from sae.shapes import DocumentArray, TokenArray
+from sae.source.corpus_document import Document
+from sae.source.tokenizer import SMALLEST_VOCABULARY, TextTokenizer, pretrained_tokenizer, train_tokenizer
+from sae.storage.tokens import CHUNK_CONTEXTS, NO_DOCUMENT, SPLITS, Blocks, token_dtype, write_tokens
+
+TOKENIZER_BYTES = 100_000_000
+"""Text that a tokenizer is trained on at most: its few thousand merges are settled long before, and training counts every word."""
+DROPPED = -1
+"""Split of a document that is empty or occurred before; else its index in SPLITS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensConfig:
+    """Section `tokens`: how text becomes contexts of token ids."""
+
+    source: Literal["corpus", "ids"] = "corpus"
+    """The text of data/corpus, or `ids`: an array of token ids at `path`, for transformers over symbols."""
+    tokenizer: str = "train"
+    """corpus: `train` a byte-level BPE on the train documents, or a pretrained one: a folder, or a hub repository `owner/name`.
+    With a pretrained transformer, name its own."""
+    tokenizer_revision: str = ""
+    """corpus: commit of the hub repository."""
+    n_vocab: int | None = 4096
+    """Ids of a tokenizer trained here. ids: every id is below it; None: largest id + 1."""
+    context_length: int = 128
+    """Positions of a context, BOS included. ids: only for a one-dimensional array, which is cut into contexts."""
+    bos: bool | None = None
+    """Whether position 0 of every context is BOS. None: yes for a corpus, no for ids. ids: true says that the rows of the array
+    begin with one; nothing is put before them."""
+    heldout_fraction: float = 0.15
+    """Share of each kind's bytes (ids: of the rows) that goes, by whole documents, into the held-out split."""
+    path: str = ""
+    """ids: an .npy file, integers [context, position] (a row is a context and a document) or [position]."""
+    seed: int = 0
+    """Of the split and of the order of documents."""
+
+    def __post_init__(self) -> None:
+        if self.context_length < 2:
+            raise ConfigError(f"context_length must be at least 2, not {self.context_length}")
+        if not 0 < self.heldout_fraction < 1:
+            raise ConfigError(f"heldout_fraction must be between 0 and 1, not {self.heldout_fraction}")
+        if self.source == "ids" and not self.path:
+            raise ConfigError("source ids needs a path, of an .npy file with token ids")
+        trained = self.source == "corpus" and self.tokenizer == "train"
+        if trained and (self.n_vocab is None or self.n_vocab < SMALLEST_VOCABULARY):
+            raise ConfigError(f"n_vocab must be at least {SMALLEST_VOCABULARY} (every byte, and end of text), not {self.n_vocab}")
+        if self.n_vocab is not None and not 1 < self.n_vocab <= 2**31:
+            raise ConfigError(f"n_vocab must be at least 2, not {self.n_vocab}")
+
+
+class Survey(NamedTuple):
+    """What the first pass finds out; every array is [document], in the order of the corpus."""
+
+    kinds: tuple[str, ...]
+    kind: np.ndarray
+    """Index into `kinds`, int16."""
+    n_bytes: np.ndarray
+    """Of the text in UTF-8."""
+    key: np.ndarray
+    """Keyed hash of the text, uint64 [document, 2]: equal only for equal texts, random otherwise."""
+
+    def splits(self, heldout_fraction: float) -> np.ndarray:
+        """The split of each document, int8: an index into SPLITS, or DROPPED.
+
+        Stratified: of each kind, the documents with the smallest keys are held out, as many as bring its share of bytes
+        nearest to `heldout_fraction`, but at least one and not all. A kind with a single document is train.
+        """
+        split = np.full(len(self.kind), DROPPED, np.int8)
+        order = np.lexsort((self.key[:, 1], self.key[:, 0]))  # stable: the first of equal texts stays first
+        keys = self.key[order]
+        new = np.ones(len(order), bool)
+        new[1:] = (keys[1:] != keys[:-1]).any(1)
+        kept = order[new & (self.n_bytes[order] > 0)]
+        split[kept] = SPLITS.index("train")
+        for kind in range(len(self.kinds)):
+            documents = kept[self.kind[kept] == kind]
+            if len(documents) > 1:
+                reached = np.cumsum(self.n_bytes[documents])[:-1]
+                n = 1 + int(np.argmin(np.abs(reached - heldout_fraction * self.n_bytes[documents].sum())))
+                split[documents[:n]] = SPLITS.index("heldout")
+        return split
+
+
+class Encoded(NamedTuple):
+    """Token ids of all kept documents, one after the other, each ended by a separator."""
+
+    ids: np.ndarray
+    start: np.ndarray
+    """Where each document begins [document]."""
+    length: np.ndarray
+    """Its tokens, separator included; 0 where the document was dropped."""
+
+
+def survey(documents: Iterable[Document], seed: int) -> Survey:
+    """First pass: kind, size and key of each document. Raises `CorpusError` where there is none, or one is no Unicode text."""
+    kinds, kind, n_bytes, keys = dict[str, int](), array.array("h"), array.array("q"), bytearray()
+    for number, document in enumerate(documents):
+        try:
+            text = document.text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"document {number} ({document.source}) is no Unicode text: {error}; mend it or leave it out"
+            ) from None
+        kind.append(kinds.setdefault(document.kind, len(kinds)))
+        n_bytes.append(len(text))
+        keys += hashlib.blake2b(text, key=str(seed).encode(), digest_size=16).digest()
+    if not any(n_bytes):
+        raise CorpusError(
+            f"the corpus is empty ({len(kind)} documents, none with text): choose other sources in params, section corpus"
+        )
+    names = sorted(kinds)
+    rank = np.array([names.index(name) for name in kinds], np.int16)
+    key = np.frombuffer(bytes(keys), ">u8").reshape(-1, 2).astype(np.uint64)
+    return Survey(tuple(names), rank[np.array(kind)], np.array(n_bytes, np.int64), key)
+
+
+def make_contexts(read: Callable[[], Iterable[Document]], config: TokensConfig, folder: Path) -> dict[str, Any]:
+    """Fill `folder`, the draft of a token store, with the contexts of all documents; returns the facts for its `Run`.
+
+    `read()` is called three times and must give the same documents each time.
+    Raises `CorpusError` where a split has too little text for one context.
+    """
+    found = survey(read(), config.seed)
+    split = found.splits(config.heldout_fraction)
+    tokenizer = _tokenizer(read, found, split, config)
+    bos = tokenizer.bos if config.bos in (None, True) else None
+    spool = folder / "ids"
+    encoded = _encode(read, found, split, tokenizer, spool)
+    blocks, n_tokens, cut = {}, {}, {}
+    for index, name in enumerate(SPLITS):
+        documents = np.flatnonzero(split == index)
+        documents = documents[np.argsort(found.key[documents, 1], kind="stable")]
+        blocks[name], kept = pack(encoded, documents, config.context_length, bos, name)
+        n_tokens[name] = _by_kind(found, documents, kept)
+        cut[name] = int(encoded.length[documents].sum() - kept.sum())
+    write_tokens(folder, blocks, found.kind, found.kinds, tokenizer.vocabulary, bos)
+    tokenizer.save(folder / "tokenizer")
+    spool.unlink()
+    dropped = split == DROPPED
+    return {
+        "n_vocab": len(tokenizer.vocabulary),
+        "context_length": config.context_length,
+        "n_contexts": {name: blocks[name].n_contexts for name in SPLITS},
+        "n_documents": {name: _by_kind(found, np.flatnonzero(split == i)) for i, name in enumerate(SPLITS)},
+        "n_tokens": n_tokens,
+        "empty_dropped": int((dropped & (found.n_bytes == 0)).sum()),
+        "duplicates_dropped": int((dropped & (found.n_bytes > 0)).sum()),
+        "remainder_dropped": cut,
+        "bytes_per_token": float(found.n_bytes[~dropped].sum() / (encoded.length.sum() - (~dropped).sum())),
+    }
+
+
+def pack(encoded: Encoded, documents: np.ndarray, context_length: int, bos: int | None, name: str) -> tuple[Blocks, np.ndarray]:
+    """The documents, in this order, as one stream cut into contexts; and how many tokens of each are in them.
+
+    Each context is BOS (where there is one) and the next tokens of the stream, so a context begins in the middle of a
+    document as a rule. What does not fill the last context is left out. Raises `CorpusError` where that is everything.
+    """
+    width = context_length - (bos is not None)
+    ends = np.cumsum(encoded.length[documents])
+    total = int(ends[-1]) if len(ends) else 0
+    n_contexts = total // width
+    if n_contexts == 0:
+        raise CorpusError(
+            f"the {name} split has {total} tokens in {len(documents)} documents, too few for one context of {width}: give more "
+            "text (section corpus), lower tokens.context_length, or change tokens.heldout_fraction"
+        )
+    kept = np.diff(np.minimum(ends, n_contexts * width), prepend=0)
+    blocks = _blocks(encoded, documents, ends, n_contexts, width, bos)
+    return Blocks(n_contexts=n_contexts, context_length=context_length, blocks=blocks), kept
+
+
+def _blocks(
+    encoded: Encoded, documents: np.ndarray, ends: np.ndarray, n_contexts: int, width: int, bos: int | None
+) -> Iterator[tuple[TokenArray, DocumentArray]]:
+    for first in range(0, n_contexts, CHUNK_CONTEXTS):
+        n = min(CHUNK_CONTEXTS, n_contexts - first)
+        start, stop = first * width, (first + n) * width
+        a, b = np.searchsorted(ends, [start, stop - 1], side="right")
+        here = documents[a : b + 1]
+        skipped = start - int(ends[a] - encoded.length[here[0]])
+        stream = np.concatenate([encoded.ids[encoded.start[d] : encoded.start[d] + encoded.length[d]] for d in here])
+        owner = np.repeat(here, encoded.length[here]).astype(np.int32)
+        tokens = stream[skipped : skipped + stop - start].reshape(n, width)
+        document = owner[skipped : skipped + stop - start].reshape(n, width)
+        if bos is not None:
+            tokens = np.insert(tokens, 0, bos, axis=1)
+            document = np.insert(document, 0, NO_DOCUMENT, axis=1)
+        yield tokens, document
+
+
+def _tokenizer(read: Callable[[], Iterable[Document]], found: Survey, split: np.ndarray, config: TokensConfig) -> TextTokenizer:
+    """Trained on train documents only: held-out text shall be new to every part of the transformer."""
+    if config.tokenizer != "train":
+        return pretrained_tokenizer(config.tokenizer, config.tokenizer_revision or None)
+    assert config.n_vocab is not None
+    train = np.flatnonzero(split == SPLITS.index("train"))
+    train = train[np.argsort(found.key[train, 1], kind="stable")]
+    chosen = np.zeros(len(split), bool)
+    chosen[train[np.cumsum(found.n_bytes[train]) - found.n_bytes[train] < TOKENIZER_BYTES]] = True
+    return train_tokenizer((document.text for document, use in zip(read(), chosen, strict=True) if use), config.n_vocab)
+
+
+def _encode(
+    read: Callable[[], Iterable[Document]], found: Survey, split: np.ndarray, tokenizer: TextTokenizer, spool: Path
+) -> Encoded:
+    """Ids of the kept documents, through the file `spool`, which the result maps into memory."""
+    kept = split != DROPPED
+    length = np.zeros(len(split), np.int64)
+    dtype = token_dtype(len(tokenizer.vocabulary))
+    texts = (document.text for document, keep in zip(read(), kept, strict=True) if keep)
+    with ProgressBar("tokens", total=int(found.n_bytes[kept].sum())) as bar, open(spool, "wb") as file:
+        for number, ids in zip(np.flatnonzero(kept), tokenizer.encode(texts), strict=True):
+            file.write(np.array([*ids, tokenizer.separator], dtype).tobytes())
+            length[number] = len(ids) + 1
+            bar.advance(int(found.n_bytes[number]))
+    return Encoded(np.memmap(spool, dtype, mode="r"), np.cumsum(length) - length, length)
+
+
+def _by_kind(found: Survey, documents: np.ndarray, weights: np.ndarray | None = None) -> dict[str, int]:
+    """Number of documents, or sum of `weights` over them, of each kind."""
+    counts = np.bincount(found.kind[documents], weights, minlength=len(found.kinds))
+    return {kind: int(n) for kind, n in zip(found.kinds, counts, strict=True)}
+
+
+def table(facts: dict[str, Any]) -> str:
+    """Documents and tokens by kind, the most tokens first."""
+    documents, tokens = facts["n_documents"], facts["n_tokens"]
+    total = {kind: sum(tokens[name][kind] for name in SPLITS) for kind in tokens["train"]}
+    everything = sum(total.values())
+    lines = [f"{'kind':14}{'documents':>10}{'tokens':>12}{'held out':>12}{'share':>9}"]
+    for kind in sorted(total, key=lambda kind: (-total[kind], kind)):
+        n = sum(documents[name][kind] for name in SPLITS)
+        lines.append(f"{kind:14}{n:>10,}{total[kind]:>12,}{tokens['heldout'][kind]:>12,}{total[kind] / everything:>9.2%}")
+    return "\n".join(lines)
+
+
+def ids_file(config: TokensConfig) -> None:
+    raise NotImplementedError(json.dumps(config.path))
