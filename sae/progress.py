@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -24,7 +24,7 @@ class ProgressBar:
             self._bar = Progress(*columns, TextColumn("{task.fields[note]}"))
             self._task = self._bar.add_task(label, total=total, note="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ProgressBar":
         if self._bar:
             self._bar.start()
         return self

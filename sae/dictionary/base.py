@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class Dictionary(nn.Module, ABC):
         return self.describe(index)
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "Dictionary":
         return cls(tensors["W_enc"], tensors["b_enc"], tensors["W_dec"], tensors["b_dec"])
 
     def extra_repr(self) -> str:

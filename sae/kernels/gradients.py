@@ -36,5 +36,5 @@ class StepResult(NamedTuple):
     """Σ_d (x − x̂)², mean over rows."""
     l1: Float[Tensor, ""]
     """Σ_i f_i, mean over rows (λ not applied)."""
-    n_fired: Int[Tensor, "feature"]
+    n_fired: Int[Tensor, " feature"]
     """Rows of the batch on which each feature is active; their sum over the number of rows is L0."""

@@ -1,7 +1,7 @@
 """`ActivationSource`: one transformer at one site, all that the rest of the library needs of it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sae.shapes import Activations, Directions, Logits, LogitWeights, TokenLosses, Tokens
 
@@ -9,6 +9,7 @@ Replace = Callable[[Activations], Activations]
 """Takes the clean activations at the site, returns those that the rest of the forward pass shall see."""
 
 
+@runtime_checkable
 class ActivationSource(Protocol):
     """One transformer, cut at its MLP's hidden layer (after the nonlinearity).
 

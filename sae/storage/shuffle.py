@@ -9,7 +9,7 @@ interpretability"): one shard in memory, one open file a shard.
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from sae.storage import arrays
 from sae.storage.activations import CHUNK_ROWS
 
 SHARD_ROWS = 16 * CHUNK_ROWS
+SIZES: dict[str, Any] = {"chunk_rows": CHUNK_ROWS, "shard_rows": SHARD_ROWS}
 
 
 class HarvestedRows(NamedTuple):
@@ -41,7 +42,7 @@ class ShuffledWriter:
         n_shards = -(-n_rows // SHARD_ROWS)
         self._files = [open(self._scratch / f"{i:05d}", "wb") for i in range(n_shards)]  # noqa: SIM115
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ShuffledWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -67,10 +68,8 @@ class ShuffledWriter:
         """Write the shards and remove the scratch files."""
         assert self._n_added == self.n_rows, f"{self._n_added} rows added of {self.n_rows}"
         group = arrays.create_group(self.path / "activations.zarr", attributes)
-        size = {"chunk_rows": CHUNK_ROWS, "shard_rows": SHARD_ROWS}
-        axes = ("row", "d_mlp")
-        values = arrays.create_array(group, "activations", (self.n_rows, self.d_mlp), self.dtype, axes, **size)
-        origin = arrays.create_array(group, "origin", (self.n_rows, 2), np.uint32, ("row", "origin"), **size)
+        values = arrays.create_array(group, "activations", (self.n_rows, self.d_mlp), self.dtype, ("row", "d_mlp"), **SIZES)
+        origin = arrays.create_array(group, "origin", (self.n_rows, 2), np.uint32, ("row", "origin"), **SIZES)
         for i, file in enumerate(self._files):
             file.close()
             records = np.fromfile(file.name, self._record)

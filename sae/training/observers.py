@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ CLOCKED = ("rows_per_second", "seconds")
 """Values that depend on the machine's speed: in the logs, never in an artefact."""
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Told of a run as it goes."""
 

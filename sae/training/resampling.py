@@ -12,12 +12,15 @@ input; the vector drawn is x − b_dec, which is what the encoder sees, or x its
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sae.dictionary.relu import TiedBiasDictionary
 from sae.kernels.gradients import Weights
 from sae.shapes import Rows
 from sae.training.optimizer import ConstrainedAdam
+
+Draws = Float[Tensor, "draw d_mlp"]
 
 ENCODER_SCALE = 0.2
 
@@ -32,8 +35,8 @@ def row_losses(weights: Weights, x: Rows, l1_coefficient: float) -> Tensor:
 
 @torch.no_grad()
 def draw_inputs(
-    weights: Weights, batches: Iterable[Rows], n_draws: int, l1_coefficient: float, generator: torch.Generator
-) -> Rows:
+    weights: Weights, batches: Iterable[Tensor], n_draws: int, l1_coefficient: float, generator: torch.Generator
+) -> Draws:
     """`n_draws` independent draws from the rows of all `batches`, each row with probability ∝ loss².
 
     One batch is in memory at a time: each draw holds a row, and gives it up for one of the new batch with probability
@@ -58,7 +61,7 @@ def draw_inputs(
 
 
 @torch.no_grad()
-def resample(weights: Weights, optimizer: ConstrainedAdam, dead: Tensor, inputs: Rows, *, subtract_bias: bool) -> None:
+def resample(weights: Weights, optimizer: ConstrainedAdam, dead: Tensor, inputs: Draws, *, subtract_bias: bool) -> None:
     """Give the features `dead` (bool [feature]) new weights from `inputs`, one row each, in place."""
     index = dead.nonzero()[:, 0]
     directions = inputs - weights.b_dec if subtract_bias else inputs

@@ -13,7 +13,7 @@ from torch import Tensor
 from sae.dictionary.relu import TiedBiasDictionary
 from sae.errors import ConfigError, NumericsError
 from sae.kernels.choice import choose_step
-from sae.kernels.gradients import StepResult, Weights
+from sae.kernels.gradients import StepResult
 from sae.shapes import Rows
 from sae.training.initial import geometric_median, initial_weights
 from sae.training.observers import Observer
@@ -116,10 +116,8 @@ class Trainer:
             )
         self.schedule = config.schedule()
         self.generator = torch.Generator().manual_seed(config.seed)
-        self._input = (self._checked(batch) for batch in chain([first], self.batches))
-        sample = list(islice(self._input, 1))
-        self._input = chain(sample, self._input)
-        centre = geometric_median(sample[0][:8192])
+        self._input = (self._scaled(batch) for batch in chain([first], self.batches))
+        centre = geometric_median(self._scaled(first))
         self.weights = initial_weights(config.n_features, centre, self.generator)
         self.optimizer = ConstrainedAdam(self.weights, config.betas)
         zeros = torch.zeros(config.n_features, dtype=torch.int64, device=self.device)
@@ -149,7 +147,7 @@ class Trainer:
         W_enc, b_enc, W_dec, b_dec = self.weights
         return TiedBiasDictionary(W_enc, b_enc / self.scale, W_dec, b_dec / self.scale)
 
-    def _checked(self, batch: Rows) -> Rows:
+    def _scaled(self, batch: Rows) -> Rows:
         return batch.to(self.device).mul(self.scale)
 
     def _step(self, step: int) -> StepResult:
@@ -211,7 +209,7 @@ class Trainer:
             "squared_error": float(result.squared_error),
             "l1": float(result.l1),
             "l0": float(result.n_fired.sum()) / len(x),
-            "fvu": float(result.squared_error) / variance,
+            "fvu": float(result.squared_error) / max(variance, 1e-30),
             "n_dead": int((window.n_fired == 0).sum()),
             "n_ultralow": int(((density < self.config.ultralow) & (window.n_fired > 0)).sum()),
             "n_density_rows": window.n_rows,

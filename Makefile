@@ -1,0 +1,40 @@
+# Two commands: `make repro` runs the pipeline, `make test` the quick tests. Both make .venv first, if it is missing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: repro test test-slow check lint types deps setup clean
+
+repro: setup
+	dvc repro
+
+test: setup
+	python -m pytest -n 2
+
+test-slow: setup
+	python -m pytest -m slow
+
+check: lint types test
+
+lint: setup
+	ruff format --check .
+	ruff check .
+
+types: setup
+	mypy
+
+deps: setup
+	python -m tests.import_graph --write
+
+setup: $(VENV)/installed
+
+# pyproject.toml is the package, requirements.lock the exact versions of all that it needs.
+$(VENV)/installed: requirements.lock pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf data reports logs .dvc/cache .dvc/tmp dvc.lock

@@ -1,0 +1,82 @@
+"""The project's import graph, read from the source: what a stage runs, and what may import what.
+
+`python -m tests.import_graph --write` writes every stage's code into dvc.yaml (`make deps`).
+"""
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+
+import ruamel.yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("sae", "pipelines")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the project by dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Dotted names of all that a module imports, at its top or inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = whole & modules().keys()
+            found |= submodules or {node.module or ""}
+            if submodules != whole and submodules:
+                found.add(node.module or "")
+    return frozenset(found)
+
+
+def closure(module: str) -> set[str]:
+    """The project's modules that run when `module` does. Packages' own `__init__`s are empty, or resolve names lazily."""
+    seen, waiting = set(), [module]
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            waiting += [name for name in imports(current) if name in modules()]
+    return {name for name in seen if modules()[name].name != "__init__.py"}
+
+
+def stage_code(stage: str) -> list[str]:
+    """Paths of a stage's code (with the pages that the browser is made from), sorted."""
+    paths = {modules()[name].relative_to(ROOT).as_posix() for name in closure(f"pipelines.{stage}")}
+    if "sae/web/browser.py" in paths:
+        paths |= {page.relative_to(ROOT).as_posix() for page in (ROOT / "sae/web/pages").iterdir() if page.is_file()}
+    return sorted(paths)
+
+
+def is_code(dependency: str) -> bool:
+    return dependency.split("/")[0] in PACKAGES
+
+
+def write(path: Path = ROOT / "dvc.yaml") -> None:
+    yaml = ruamel.yaml.YAML()
+    yaml.width = 130
+    pipeline = yaml.load(path)
+    for name, stage in pipeline["stages"].items():
+        data = [dependency for dependency in stage["deps"] if not is_code(dependency)]
+        for _ in range(len(stage["deps"])):
+            stage["deps"].pop()
+        stage["deps"].extend(data + stage_code(name))
+    with open(path, "w", encoding="utf-8") as file:
+        yaml.dump(pipeline, file)
+
+
+if __name__ == "__main__" and "--write" in sys.argv:
+    write()

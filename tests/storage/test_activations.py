@@ -1,0 +1,131 @@
+"""The activation store: every row once, in an order that is a global shuffle, and refusal of whatever is not whole."""
+
+import dataclasses
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from sae import artefact
+from sae.errors import ConfigError, StoreError
+from sae.provenance import Run
+from sae.storage import activations, shuffle
+from sae.storage.activations import ActivationStore
+from sae.storage.shuffle import HarvestedRows, write_shuffled
+
+D_MLP = 4
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Several shards and chunks at a size that a test can hold."""
+    monkeypatch.setattr(activations, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(activations, "CHUNKS_MIXED", 3)
+    monkeypatch.setattr(shuffle, "SHARD_ROWS", 64)
+    monkeypatch.setattr(shuffle, "SIZES", {"chunk_rows": 16, "shard_rows": 64})
+
+
+def make_store(path, n_rows=300, seed=0):
+    """Row i holds i, i, i, i and comes from context i // 10, position i % 10."""
+    values = np.repeat(np.arange(n_rows)[:, None], D_MLP, axis=1).astype(np.float16)
+    origin = np.stack([np.arange(n_rows) // 10, np.arange(n_rows) % 10], axis=1).astype(np.uint32)
+    blocks = [HarvestedRows(values[i : i + 37], origin[i : i + 37]) for i in range(0, n_rows, 37)]
+    run = Run(kind="activations", facts={"n_rows": n_rows, "mean_square_norm": 1.0})
+    with artefact.writing(path, run) as draft:
+        write_shuffled(draft.path, blocks, n_rows, D_MLP, np.dtype(np.float16), seed)
+    return ActivationStore.open(path)
+
+
+def test_every_row_once_with_its_own_origin(tmp_path):
+    store = make_store(tmp_path / "store")
+    rows, origin = store[0:300], store.origin()
+    assert sorted(rows[:, 0]) == list(range(300))
+    assert (rows == rows[:, :1]).all()
+    np.testing.assert_array_equal(origin[:, 0] * 10 + origin[:, 1], rows[:, 0])
+
+
+def test_order_is_a_global_shuffle(tmp_path):
+    """Neighbours in the store are no likelier from the same context than chance allows, and rows travel across all shards."""
+    n_rows = 2000
+    store = make_store(tmp_path / "store", n_rows=n_rows)
+    context = store.origin()[:, 0]
+    n_together = int((context[1:] == context[:-1]).sum())
+    expected = (n_rows - 1) * 9 / (n_rows - 1)
+    assert abs(n_together - expected) < 4 * np.sqrt(expected)
+    place = np.argsort(store[0:n_rows][:, 0])
+    assert abs(np.corrcoef(place, np.arange(n_rows))[0, 1]) < 0.1
+
+
+def test_seed_decides_the_order(tmp_path):
+    orders = [make_store(tmp_path / str(i), seed=seed)[0:300][:, 0] for i, seed in enumerate((0, 0, 1))]
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert (orders[0] != orders[2]).any()
+
+
+def test_same_bytes_twice(tmp_path):
+    digests = {artefact.digest(make_store(tmp_path / name).path) for name in ("a", "b")}
+    assert len(digests) == 1
+
+
+def test_batches_give_every_row_once_an_epoch_in_a_new_order(tmp_path):
+    store = make_store(tmp_path / "store")
+    rows = torch.cat(list(islice(store.batches(50, seed=3), 12)))[:, 0]
+    first, second = rows[:300], rows[300:]
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(300))
+    assert not torch.equal(first, second)
+
+
+def test_batches_that_do_not_divide_the_store_lose_nothing(tmp_path):
+    store = make_store(tmp_path / "store")
+    rows = torch.cat(list(islice(store.batches(70, seed=3), 30)))[:, 0]
+    assert len(rows) == 2100
+    assert (torch.bincount(rows.long()) == 7).all()
+
+
+def test_batches_are_repeatable(tmp_path):
+    store = make_store(tmp_path / "store")
+    a, b, c = (torch.cat(list(islice(store.batches(50, seed=seed), 6))) for seed in (3, 3, 4))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_batch_larger_than_the_store_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="batches of 301 rows from a store of 300"):
+        next(make_store(tmp_path / "store").batches(301))
+
+
+def test_missing_and_empty_files_are_refused(tmp_path):
+    for damage in ("unlink", "truncate"):
+        store = make_store(tmp_path / damage)
+        shard = next(
+            path for path in sorted((store.path / "activations.zarr" / "activations" / "c").rglob("*")) if path.is_file()
+        )
+        shard.unlink() if damage == "unlink" else shard.write_bytes(b"")
+        with pytest.raises(StoreError, match="missing or empty"):
+            ActivationStore.open(store.path)
+
+
+def test_a_flipped_bit_is_noticed_on_reading(tmp_path):
+    store = make_store(tmp_path / "store")
+    shard = next(path for path in sorted((store.path / "activations.zarr" / "activations" / "c").rglob("*")) if path.is_file())
+    data = bytearray(shard.read_bytes())
+    data[20] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(Exception, match=r"(?i)checksum|decompress|corrupt|error"):
+        ActivationStore.open(store.path)[0:300]
+
+
+def test_a_store_without_its_record_is_refused(tmp_path):
+    store = make_store(tmp_path / "store")
+    (store.path / artefact.RUN_FILE).unlink()
+    with pytest.raises(StoreError, match="unfinished or foreign"):
+        ActivationStore.open(store.path)
+
+
+def test_a_record_that_tells_another_number_of_rows_is_refused(tmp_path):
+    store = make_store(tmp_path / "store")
+    run = dataclasses.replace(store.run, facts={**store.run.facts, "n_rows": 301})
+    (store.path / artefact.RUN_FILE).write_text(run.to_json())
+    with pytest.raises(StoreError, match="holds 300 rows where its record says 301"):
+        ActivationStore.open(store.path)

@@ -1,0 +1,94 @@
+"""The design, as a test: who may import whom, one door a heavy package, and what each DVC stage depends on."""
+
+import ast
+
+import pytest
+import yaml
+
+from tests.import_graph import ROOT, imports, is_code, modules, stage_code
+
+# A unit imports from lines above its own; siblings on a line are independent. Units are folders, or files at the top.
+LAYERS = [
+    ["errors", "shapes"],
+    ["provenance", "progress"],
+    ["config", "artefact", "accumulate"],
+    ["metrics", "dictionary", "storage"],
+    ["kernels", "source"],
+    ["training"],
+    ["harvest", "features"],
+    ["proxies", "toys", "interop"],
+    ["web", "library"],
+    ["cli"],
+]
+
+DOORS = {
+    "zarr": {"sae.storage.arrays"},
+    "datasets": {"sae.source.corpus_hub"},
+    "transformer_lens": {"sae.source.transformer"},
+    "wandb": {"sae.training.observers"},
+}
+
+
+def unit(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def layer(module: str) -> int:
+    return next(i for i, names in enumerate(LAYERS) if unit(module) in names)
+
+
+LIBRARY = sorted(name for name in modules() if name.startswith("sae.") and modules()[name].name != "__init__.py")
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_imports_flow_one_way(module):
+    for name in imports(module) & set(LIBRARY):
+        if unit(name) != unit(module):
+            assert layer(name) < layer(module), f"{module} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_library_never_imports_the_pipelines_or_the_tests(module):
+    assert not {name for name in imports(module) if name.split(".")[0] in ("pipelines", "tests")}
+
+
+def test_no_import_cycles():
+    def visit(module, path):
+        assert module not in path, " -> ".join([*path, module])
+        if module in done:
+            return
+        for name in imports(module) & set(LIBRARY):
+            visit(name, [*path, module])
+        done.add(module)
+
+    done: set[str] = set()
+    for module in LIBRARY:
+        visit(module, [])
+
+
+@pytest.mark.parametrize(("package", "doors"), DOORS.items())
+def test_heavy_packages_have_one_door(package, doors):
+    users = {module for module in modules() if any(name.split(".")[0] == package for name in imports(module))}
+    assert users == doors
+
+
+def test_sub_inits_are_empty():
+    for name, path in modules().items():
+        if path.name == "__init__.py" and name not in ("sae", "pipelines"):
+            assert path.read_text() == "", f"{path} must stay empty: knots form there"
+
+
+def test_dvc_stages_name_exactly_the_code_they_run():
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    for name, stage in pipeline["stages"].items():
+        assert [path for path in stage["deps"] if is_code(path)] == stage_code(name), f"stage {name}: run `make deps`"
+
+
+def test_functions_and_files_are_small():
+    for module, path in modules().items():
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 330, f"{module} has {text.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = (node.end_lineno or 0) - node.body[0].lineno + 1
+                assert body <= 55, f"{module}.{node.name} has {body} lines"
