@@ -1,23 +1,29 @@
 """Stage `tokens`: data/corpus (or an array of ids) -> data/tokens."""
 
-import dataclasses
+from dataclasses import asdict, replace
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
 from sae.source.contexts import TokensConfig, make_contexts, table
 from sae.source.corpus import read_documents
+from sae.source.ids import contexts_of_ids
 
 
 def main(stage: Stage) -> None:
     config = stage.section("tokens", TokensConfig)
-    run = stage.run("tokens", config, parents=(stage.corpus,))
+    run = stage.run("tokens", config, parents=(stage.corpus,) if config.source == "corpus" else ())
     with artefact.writing(stage.tokens, run) as draft:
-        facts = make_contexts(lambda: read_documents(stage.corpus), config, draft.path)
-        draft.run = dataclasses.replace(run, facts=facts)
-    print(table(facts))
+        if config.source == "corpus":
+            summary = make_contexts(lambda: read_documents(stage.corpus), config, draft.path)
+        else:
+            summary = contexts_of_ids(config, draft.path)
+        draft.run = replace(run, facts=asdict(summary))
+    print(table(summary))
+    size = "" if summary.bytes_per_token is None else f", {summary.bytes_per_token:.2f} bytes a token"
+    train, heldout = summary.n_contexts["train"], summary.n_contexts["heldout"]
     print(
-        f"{facts['n_contexts']} contexts of {facts['context_length']} in {stage.tokens}; vocabulary {facts['n_vocab']}, "
-        f"{facts['bytes_per_token']:.2f} bytes a token; {facts['duplicates_dropped']} duplicate documents dropped"
+        f"{train:,} train and {heldout:,} held-out contexts of {summary.context_length} "
+        f"in {stage.tokens}; vocabulary {summary.n_vocab}{size}; {summary.duplicates_dropped} duplicate documents dropped"
     )
 
 

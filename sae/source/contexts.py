@@ -7,11 +7,10 @@ in the order of the corpus (2 or 4 bytes a token) beside the packed ones.
 
 import array
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from sae.source.tokenizer import SMALLEST_VOCABULARY, TextTokenizer, pretrained_
 from sae.storage.tokens import CHUNK_CONTEXTS, NO_DOCUMENT, SPLITS, Blocks, token_dtype, write_tokens
 
 TOKENIZER_BYTES = 100_000_000
-"""Text that a tokenizer is trained on at most: its few thousand merges are settled long before, and training counts every word."""
+"""Text that a tokenizer is trained on at most: its few thousand merges are settled long before that."""
 DROPPED = -1
 """Split of a document that is empty or occurred before; else its index in SPLITS."""
 
@@ -67,6 +66,34 @@ class TokensConfig:
             raise ConfigError(f"n_vocab must be at least 2, not {self.n_vocab}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is in a token store: the facts of its `Run`."""
+
+    n_vocab: int
+    context_length: int
+    n_contexts: dict[str, int]
+    """By split."""
+    n_documents: dict[str, dict[str, int]]
+    """By split and kind; duplicates and empty ones are in none."""
+    n_tokens: dict[str, dict[str, int]]
+    """In contexts, by split and kind: separators belong to the document that they end, BOS is not counted."""
+    duplicates_dropped: int = 0
+    """Documents whose text had occurred before."""
+    duplicates_kept: int = 0
+    """ids: rows that had occurred before. They tell how frequent a row is, so they stay, all in the split of the first."""
+    empty_dropped: int = 0
+    """Documents without text."""
+    remainder_dropped: dict[str, int]
+    """Tokens at the end of each split that fill no context."""
+    bytes_per_token: float | None = None
+    """UTF-8 bytes a token, over all documents; None for ids."""
+    tokenizer: str | None = None
+    """`train`, a folder as it was named, or a hub repository with its commit; None for ids."""
+    ids_sha256: str | None = None
+    """ids: digest of the file."""
+
+
 class Survey(NamedTuple):
     """What the first pass finds out; every array is [document], in the order of the corpus."""
 
@@ -93,11 +120,14 @@ class Survey(NamedTuple):
         split[kept] = SPLITS.index("train")
         for kind in range(len(self.kinds)):
             documents = kept[self.kind[kept] == kind]
-            if len(documents) > 1:
-                reached = np.cumsum(self.n_bytes[documents])[:-1]
-                n = 1 + int(np.argmin(np.abs(reached - heldout_fraction * self.n_bytes[documents].sum())))
-                split[documents[:n]] = SPLITS.index("heldout")
+            held_out = documents[: n_heldout(self.n_bytes[documents], heldout_fraction)]
+            split[held_out] = SPLITS.index("heldout")
         return split
+
+    def by_kind(self, documents: np.ndarray, weights: np.ndarray | None = None) -> dict[str, int]:
+        """Number of these documents, or sum of `weights` over them, of each kind."""
+        counts = np.bincount(self.kind[documents], weights, minlength=len(self.kinds))
+        return {kind: int(n) for kind, n in zip(self.kinds, counts, strict=True)}
 
 
 class Encoded(NamedTuple):
@@ -108,6 +138,13 @@ class Encoded(NamedTuple):
     """Where each document begins [document]."""
     length: np.ndarray
     """Its tokens, separator included; 0 where the document was dropped."""
+
+
+def n_heldout(sizes: np.ndarray, fraction: float) -> int:
+    """How many of the first `sizes` sum up nearest to `fraction` of all: at least one and not all (0 where there is but one)."""
+    if len(sizes) < 2:
+        return 0
+    return 1 + int(np.argmin(np.abs(np.cumsum(sizes)[:-1] - fraction * sizes.sum())))
 
 
 def survey(documents: Iterable[Document], seed: int) -> Survey:
@@ -133,10 +170,10 @@ def survey(documents: Iterable[Document], seed: int) -> Survey:
     return Survey(tuple(names), rank[np.array(kind)], np.array(n_bytes, np.int64), key)
 
 
-def make_contexts(read: Callable[[], Iterable[Document]], config: TokensConfig, folder: Path) -> dict[str, Any]:
-    """Fill `folder`, the draft of a token store, with the contexts of all documents; returns the facts for its `Run`.
+def make_contexts(read: Callable[[], Iterable[Document]], config: TokensConfig, folder: Path) -> Summary:
+    """Fill `folder`, the draft of a token store, with the contexts of all documents.
 
-    `read()` is called three times and must give the same documents each time.
+    `read()` is called three times (twice with a pretrained tokenizer) and must give the same documents each time.
     Raises `CorpusError` where a split has too little text for one context.
     """
     found = survey(read(), config.seed)
@@ -145,32 +182,37 @@ def make_contexts(read: Callable[[], Iterable[Document]], config: TokensConfig, 
     bos = tokenizer.bos if config.bos in (None, True) else None
     spool = folder / "ids"
     encoded = _encode(read, found, split, tokenizer, spool)
-    blocks, n_tokens, cut = {}, {}, {}
-    for index, name in enumerate(SPLITS):
-        documents = np.flatnonzero(split == index)
-        documents = documents[np.argsort(found.key[documents, 1], kind="stable")]
-        blocks[name], kept = pack(encoded, documents, config.context_length, bos, name)
-        n_tokens[name] = _by_kind(found, documents, kept)
-        cut[name] = int(encoded.length[documents].sum() - kept.sum())
-    write_tokens(folder, blocks, found.kind, found.kinds, tokenizer.vocabulary, bos)
+    orders = {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}
+    orders = {name: order[np.argsort(found.key[order, 1], kind="stable")] for name, order in orders.items()}
+    packed = {name: pack(encoded, orders[name], config.context_length, bos, name) for name in SPLITS}
+    write_tokens(folder, {name: packed[name].blocks for name in SPLITS}, found.kind, found.kinds, tokenizer.vocabulary, bos)
     tokenizer.save(folder / "tokenizer")
     spool.unlink()
     dropped = split == DROPPED
-    return {
-        "n_vocab": len(tokenizer.vocabulary),
-        "context_length": config.context_length,
-        "n_contexts": {name: blocks[name].n_contexts for name in SPLITS},
-        "n_documents": {name: _by_kind(found, np.flatnonzero(split == i)) for i, name in enumerate(SPLITS)},
-        "n_tokens": n_tokens,
-        "empty_dropped": int((dropped & (found.n_bytes == 0)).sum()),
-        "duplicates_dropped": int((dropped & (found.n_bytes > 0)).sum()),
-        "remainder_dropped": cut,
-        "bytes_per_token": float(found.n_bytes[~dropped].sum() / (encoded.length.sum() - (~dropped).sum())),
-    }
+    return Summary(
+        n_vocab=len(tokenizer.vocabulary),
+        context_length=config.context_length,
+        n_contexts={name: packed[name].blocks.n_contexts for name in SPLITS},
+        n_documents={name: found.by_kind(orders[name]) for name in SPLITS},
+        n_tokens={name: found.by_kind(orders[name], packed[name].kept) for name in SPLITS},
+        duplicates_dropped=int((dropped & (found.n_bytes > 0)).sum()),
+        empty_dropped=int((dropped & (found.n_bytes == 0)).sum()),
+        remainder_dropped={name: int(encoded.length[orders[name]].sum() - packed[name].kept.sum()) for name in SPLITS},
+        bytes_per_token=float(found.n_bytes[~dropped].sum() / (encoded.length.sum() - (~dropped).sum())),
+        tokenizer=tokenizer.origin,
+    )
 
 
-def pack(encoded: Encoded, documents: np.ndarray, context_length: int, bos: int | None, name: str) -> tuple[Blocks, np.ndarray]:
-    """The documents, in this order, as one stream cut into contexts; and how many tokens of each are in them.
+class Packed(NamedTuple):
+    """One split, cut into contexts."""
+
+    blocks: Blocks
+    kept: np.ndarray
+    """How many tokens of each document are in them, in the order of packing."""
+
+
+def pack(encoded: Encoded, documents: np.ndarray, context_length: int, bos: int | None, name: str) -> Packed:
+    """The documents of the split `name`, in this order, as one stream cut into contexts.
 
     Each context is BOS (where there is one) and the next tokens of the stream, so a context begins in the middle of a
     document as a rule. What does not fill the last context is left out. Raises `CorpusError` where that is everything.
@@ -186,7 +228,7 @@ def pack(encoded: Encoded, documents: np.ndarray, context_length: int, bos: int 
         )
     kept = np.diff(np.minimum(ends, n_contexts * width), prepend=0)
     blocks = _blocks(encoded, documents, ends, n_contexts, width, bos)
-    return Blocks(n_contexts=n_contexts, context_length=context_length, blocks=blocks), kept
+    return Packed(Blocks(n_contexts=n_contexts, context_length=context_length, blocks=blocks), kept)
 
 
 def _blocks(
@@ -236,15 +278,9 @@ def _encode(
     return Encoded(np.memmap(spool, dtype, mode="r"), np.cumsum(length) - length, length)
 
 
-def _by_kind(found: Survey, documents: np.ndarray, weights: np.ndarray | None = None) -> dict[str, int]:
-    """Number of documents, or sum of `weights` over them, of each kind."""
-    counts = np.bincount(found.kind[documents], weights, minlength=len(found.kinds))
-    return {kind: int(n) for kind, n in zip(found.kinds, counts, strict=True)}
-
-
-def table(facts: dict[str, Any]) -> str:
+def table(summary: Summary) -> str:
     """Documents and tokens by kind, the most tokens first."""
-    documents, tokens = facts["n_documents"], facts["n_tokens"]
+    documents, tokens = summary.n_documents, summary.n_tokens
     total = {kind: sum(tokens[name][kind] for name in SPLITS) for kind in tokens["train"]}
     everything = sum(total.values())
     lines = [f"{'kind':14}{'documents':>10}{'tokens':>12}{'held out':>12}{'share':>9}"]
@@ -252,7 +288,3 @@ def table(facts: dict[str, Any]) -> str:
         n = sum(documents[name][kind] for name in SPLITS)
         lines.append(f"{kind:14}{n:>10,}{total[kind]:>12,}{tokens['heldout'][kind]:>12,}{total[kind] / everything:>9.2%}")
     return "\n".join(lines)
-
-
-def ids_file(config: TokensConfig) -> None:
-    raise NotImplementedError(json.dumps(config.path))

@@ -36,11 +36,12 @@ class TextTokenizer(NamedTuple):
     """Each id's bytes; empty for an id that no token has."""
     config: dict[str, Any]
     """Content of tokenizer_config.json."""
+    origin: str
+    """`train`, or where a pretrained one came from."""
 
     def encode(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """Ids of each text, without BOS or separator. Text is data: a special token's name in it becomes ordinary tokens."""
-        self.backend.encode_special_tokens = True
-        self.backend.no_truncation()
+        as_data(self.backend)
         for batch in _batches(texts):
             for encoding in self.backend.encode_batch_fast(batch, add_special_tokens=False):
                 yield encoding.ids
@@ -78,7 +79,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int) -> TextTokenizer:
         "add_prefix_space": False,
     }
     end = backend.token_to_id(END_OF_TEXT)
-    return TextTokenizer(backend, end, end, vocabulary_bytes(backend), config)
+    return TextTokenizer(backend, end, end, vocabulary_bytes(backend), config, "train")
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:
@@ -91,8 +92,17 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises plain Exception
         raise StoreError(f"{path} is no readable tokenizer ({error}); make it again: dvc repro tokens") from None
+    return as_data(backend)
+
+
+def as_data(backend: Tokenizer) -> Tokenizer:
+    """Switch off all that would make more or less of a text than its own tokens: special names, truncation, padding.
+
+    (The installed corpus does hold `<|endoftext|>` in its text: without this it would be read as the end of a document.)
+    """
     backend.encode_special_tokens = True
     backend.no_truncation()
+    backend.no_padding()
     return backend
 
 
@@ -101,7 +111,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
 
     Raises `ConfigError` where there is none or it can't be used, `UnavailableError` where the hub can't be reached.
     """
-    folder = Path(name)
+    folder, origin = Path(name), name
     if not folder.is_dir():
         if name.count("/") != 1:
             raise ConfigError(
@@ -110,6 +120,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
         if not revision:
             raise ConfigError(f"tokens.tokenizer = {name!r} is on the hub: pin it, tokens.tokenizer_revision = a commit's hash")
         folder = snapshot(name, revision, patterns=TOKENIZER_FILES, needed=("tokenizer*",))
+        origin = f"{name}@{folder.name}"
     # transformers takes 2 s to import, and nothing but a pretrained tokenizer needs it: kept out of the default path.
     from transformers import AutoTokenizer
 
@@ -124,7 +135,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
     bos = loaded.bos_token_id if loaded.bos_token_id is not None else separator
     special = {key: str(value) for key, value in sorted(loaded.special_tokens_map.items()) if isinstance(value, str)}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
-    return TextTokenizer(backend, bos, separator, vocabulary_bytes(backend), config)
+    return TextTokenizer(backend, bos, separator, vocabulary_bytes(backend), config, origin)
 
 
 def vocabulary_bytes(backend: Tokenizer) -> list[bytes]:

@@ -1,0 +1,117 @@
+"""An array of token ids in, contexts out: for transformers over symbols, where there is neither text nor tokenizer."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sae.errors import ConfigError, CorpusError
+from sae.provenance import sha256_file
+from sae.shapes import DocumentArray, TokenArray
+from sae.source.contexts import Summary, TokensConfig, n_heldout
+from sae.storage.tokens import CHUNK_CONTEXTS, NO_DOCUMENT, SPLITS, Blocks, write_tokens
+
+KIND = "ids"
+
+
+def contexts_of_ids(config: TokensConfig, folder: Path) -> Summary:
+    """Fill `folder`, the draft of a token store, with the rows of the array at `config.path`: each is a context and a document.
+
+    The file is mapped, not read, so memory holds one block of contexts and 24 bytes a row.
+    Raises `ConfigError` where the file is missing or does not fit the params, `CorpusError` for an array of the wrong kind.
+    """
+    rows, remainder = _rows(config)
+    n_vocab = _checked_vocabulary(rows, config)
+    bos = _checked_bos(rows) if config.bos else None
+    n_repeated, splits = _split(rows, config)
+    blocks = {
+        name: Blocks(n_contexts=len(order), context_length=rows.shape[1], blocks=_blocks(rows, order, bos))
+        for name, order in splits.items()
+    }
+    vocabulary = [str(i).encode() for i in range(n_vocab)]
+    write_tokens(folder, blocks, np.zeros(len(rows), np.int16), (KIND,), vocabulary, bos)
+    width = rows.shape[1] - (bos is not None)
+    return Summary(
+        n_vocab=n_vocab,
+        context_length=rows.shape[1],
+        n_contexts={name: len(order) for name, order in splits.items()},
+        n_documents={name: {KIND: len(order)} for name, order in splits.items()},
+        n_tokens={name: {KIND: len(order) * width} for name, order in splits.items()},
+        duplicates_kept=n_repeated,
+        remainder_dropped={"train": remainder, "heldout": 0},
+        ids_sha256=sha256_file(Path(config.path)),
+    )
+
+
+def _rows(config: TokensConfig) -> tuple[TokenArray, int]:
+    """The array as rows, mapped into memory; and how many ids at its end fill no row."""
+    path = Path(config.path)
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise ConfigError(f"tokens.path = {config.path!r}: no such file here; give an .npy file of token ids") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise CorpusError(f"{path} is no .npy array ({error}); write it with numpy.save") from None
+    if not isinstance(ids, np.ndarray) or not np.issubdtype(ids.dtype, np.integer) or ids.ndim not in (1, 2):
+        found = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive of arrays"
+        raise CorpusError(f"{path} holds {found}; token ids must be integers [context, position] or [position]")
+    remainder = 0
+    if ids.ndim == 1:
+        if config.bos:
+            raise ConfigError(
+                f"{path} is one-dimensional and tokens.bos is true: give rows that begin with BOS, or set it to false"
+            )
+        remainder = len(ids) % config.context_length
+        ids = ids[: len(ids) - remainder].reshape(-1, config.context_length)
+    if len(ids) < 2 or ids.shape[1] < 2:
+        raise CorpusError(
+            f"{path} makes {len(ids)} contexts of {ids.shape[1]} ids; one to train on and one to hold out, of 2 ids, is the least"
+        )
+    return ids, remainder
+
+
+def _checked_vocabulary(rows: TokenArray, config: TokensConfig) -> int:
+    parts = [rows[start : start + CHUNK_CONTEXTS] for start in range(0, len(rows), CHUNK_CONTEXTS)]
+    lowest, highest = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
+    n_vocab = highest + 1 if config.n_vocab is None else config.n_vocab
+    if lowest < 0:
+        raise CorpusError(f"{config.path} holds the id {lowest}; token ids must not be negative")
+    if highest >= n_vocab:
+        raise CorpusError(
+            f"{config.path} holds the id {highest}, tokens.n_vocab is {n_vocab}: every id must be below it (null: largest + 1)"
+        )
+    return n_vocab
+
+
+def _checked_bos(rows: TokenArray) -> int:
+    first = rows[:, 0]
+    if (first != first[0]).any():
+        raise CorpusError(
+            f"tokens.bos is true, but rows begin with different ids ({first.min()} to {first.max()}): set it to false"
+        )
+    return int(first[0])
+
+
+def _split(rows: TokenArray, config: TokensConfig) -> tuple[int, dict[str, np.ndarray]]:
+    """How many rows repeat an earlier one; and the rows of each split in a seeded order. Equal rows are in one split."""
+    seed = str(config.seed).encode()
+    keys = np.empty(len(rows), np.uint64)
+    for i, row in enumerate(rows):
+        keys[i] = int.from_bytes(hashlib.blake2b(row.astype("<i8").tobytes(), key=seed, digest_size=8).digest(), "big")
+    distinct, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    n = n_heldout(sizes, config.heldout_fraction)
+    if n == 0:
+        raise CorpusError(f"all {len(rows)} rows of {config.path} are equal: there is nothing to hold out")
+    order = np.random.default_rng(config.seed).permutation(len(rows))
+    held_out = group[order] < n
+    return len(rows) - len(distinct), dict(zip(SPLITS, (order[~held_out], order[held_out]), strict=True))
+
+
+def _blocks(rows: TokenArray, order: np.ndarray, bos: int | None) -> Iterator[tuple[TokenArray, DocumentArray]]:
+    for start in range(0, len(order), CHUNK_CONTEXTS):
+        here = order[start : start + CHUNK_CONTEXTS]
+        document = np.repeat(here.astype(np.int32)[:, None], rows.shape[1], axis=1)
+        if bos is not None:
+            document[:, 0] = NO_DOCUMENT
+        yield np.asarray(rows[here]), document
