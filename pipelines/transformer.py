@@ -1,0 +1,57 @@
+"""Stage `transformer`: train one, or take one from a folder or the hub, and say how it fares against unigram and bigram."""
+
+import dataclasses
+import time
+
+from pipelines.common import Stage, run_stage
+from sae import artefact
+from sae.shapes import TokenArray
+from sae.source.heldout import measure, spread
+from sae.source.pretrained import Found, from_folder, from_hub
+from sae.source.train_transformer import train_transformer
+from sae.source.transformer import TransformerSource, build_native, check_fit, fields_to_train, site_of, write_source
+from sae.source.transformer_config import TransformerConfig
+from sae.storage.tokens import TokenStore
+
+
+def main(stage: Stage) -> None:
+    config = stage.section("transformer", TransformerConfig)
+    store = TokenStore.open(stage.tokens)
+    split = store.split("train")
+    train = split[0 : split.n_contexts].tokens
+    run = stage.run("transformer", config, id=stage.transformer_id, parents=(stage.tokens,))
+    with artefact.writing(stage.transformer, run) as draft:
+        found, facts = obtain(stage, config, train, store.n_vocab)
+        source = TransformerSource(found.bridge, site_of(config), stage.device)
+        check_fit(source, store.n_vocab, store.context_length)
+        heldout = measure(source, train, spread(store.split("heldout"), config.heldout_tokens))
+        write_source(draft.path, source, found.hub)
+        facts |= {"origin": found.origin, "d_mlp": source.d_mlp, "n_layers": source.n_layers, **dataclasses.asdict(heldout)}
+        draft.run = dataclasses.replace(draft.run, facts=facts)
+    print(f"{stage.transformer_id}: {found.origin}, at {source.site.hook}, {source.d_mlp} wide -> {stage.transformer}")
+    print(heldout.report())
+
+
+def obtain(stage: Stage, config: TransformerConfig, train: TokenArray, n_vocab: int) -> tuple[Found, dict[str, object]]:
+    """The transformer, and the facts of how it came about."""
+    if config.source == "folder":
+        return from_folder(config.path), {}
+    if config.source == "pretrained":
+        return from_hub(config.name, config.revision), {}
+    bridge = build_native(fields_to_train(config, n_vocab, train.shape[1]), config.seed)
+    start = time.monotonic()
+    trained = train_transformer(
+        bridge.parameters(), lambda tokens: bridge(tokens, return_type="loss"), train, config, stage.device
+    )
+    seconds = time.monotonic() - start
+    speed = f"{trained.n_tokens / seconds:,.0f} tokens a second"
+    print(f"trained on {trained.n_tokens:,} tokens ({trained.epochs:.2f} epochs) in {seconds:.0f} s, {speed}")
+    return Found(bridge, None, "trained here"), {
+        "n_train_tokens": trained.n_tokens,
+        "epochs": trained.epochs,
+        "train_loss": trained.last_loss,
+    }
+
+
+if __name__ == "__main__":
+    run_stage("transformer", main)

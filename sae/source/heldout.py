@@ -1,0 +1,86 @@
+"""How good a transformer is on held-out text, beside baselines that need none."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sae.errors import CorpusError
+from sae.shapes import TokenArray
+from sae.source.baselines import measure_baselines
+from sae.source.site import ActivationSource
+from sae.storage.tokens import Split, to_tensor
+
+CLEAR_MARGIN = 0.3
+"""Nats a token under the bigram: less, and its MLP has learned little that is worth a dictionary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heldout:
+    """All means over the same predicted held-out tokens, nats a token."""
+
+    heldout_loss: float
+    """The transformer's."""
+    zero_ablated_loss: float
+    """The transformer's with the activations at its site set to zero."""
+    unigram_loss: float
+    bigram_loss: float
+    """Of models fitted on the whole train split."""
+    n_heldout_tokens: int
+    """Predicted tokens that the means are over."""
+
+    @property
+    def margin(self) -> float:
+        """By how much the transformer is better than the bigram."""
+        return self.bigram_loss - self.heldout_loss
+
+    def report(self) -> str:
+        """A table, and the verdict."""
+        rows = (
+            ("unigram", self.unigram_loss),
+            ("bigram (Kneser-Ney)", self.bigram_loss),
+            ("transformer, MLP zeroed", self.zero_ablated_loss),
+            ("transformer", self.heldout_loss),
+        )
+        lines = [f"held-out loss, nats a token, over {self.n_heldout_tokens:,} predicted tokens"]
+        lines += [f"  {name:<24}{loss:7.3f}" for name, loss in rows]
+        if self.margin >= CLEAR_MARGIN:
+            lines.append(f"The transformer beats the bigram clearly, by {self.margin:.3f} nats a token.")
+        else:
+            how = f"by only {self.margin:.3f}" if self.margin > 0 else f"and is worse by {-self.margin:.3f}"
+            lines.append(
+                f"THE TRANSFORMER DOES NOT BEAT THE BIGRAM CLEARLY: {how} nats a token (clear: {CLEAR_MARGIN}). "
+                "Train longer (transformer.n_tokens) or on more text."
+            )
+        return "\n".join(lines)
+
+
+def spread(split: Split, n_tokens: int) -> TokenArray:
+    """Whole contexts of about `n_tokens` tokens, evenly spaced over the split (which may be sorted); all where it holds fewer.
+
+    Raises `CorpusError` for an empty split.
+    """
+    if not split.n_contexts:
+        raise CorpusError("the held-out split holds no context; give more text or a larger held-out share")
+    n_contexts = min(split.n_contexts, max(1, n_tokens // split.context_length))
+    chosen = np.arange(n_contexts) * split.n_contexts // n_contexts
+    return split[0 : split.n_contexts].tokens[chosen]
+
+
+@torch.no_grad()
+def measure(source: ActivationSource, train: TokenArray, heldout: TokenArray, contexts_per_batch: int = 32) -> Heldout:
+    """The transformer and the baselines on the predicted tokens of `heldout`."""
+    clean = ablated = 0.0
+    for start in range(0, len(heldout), contexts_per_batch):
+        tokens = to_tensor(heldout[start : start + contexts_per_batch], source.device)
+        clean += float(source.loss(tokens).double().sum())
+        ablated += float(source.loss(tokens, replace=torch.zeros_like).double().sum())
+    n_tokens = heldout[:, 1:].size
+    baselines = measure_baselines(train, heldout, source.n_vocab)
+    return Heldout(
+        heldout_loss=clean / n_tokens,
+        zero_ablated_loss=ablated / n_tokens,
+        unigram_loss=baselines.unigram,
+        bigram_loss=baselines.bigram,
+        n_heldout_tokens=n_tokens,
+    )

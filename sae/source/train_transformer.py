@@ -1,0 +1,104 @@
+"""Training a transformer on contexts of tokens: seeded batches, AdamW, warm-up and decay, clipping.
+
+Knows nothing of transformer_lens: it takes the parameters and a function that gives the mean loss of a batch.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sae.errors import CorpusError, NumericsError
+from sae.progress import ProgressBar
+from sae.shapes import TokenArray, Tokens
+from sae.source.transformer_config import TransformerConfig
+from sae.storage.tokens import to_tensor
+
+BatchLoss = Callable[[Tokens], Tensor]
+"""Mean cross-entropy of a batch's predicted tokens, nats, with gradients."""
+
+
+class Trained(NamedTuple):
+    """What a training run says of itself."""
+
+    n_tokens: int
+    """Tokens seen, BOS included."""
+    epochs: float
+    """How often the train split was read."""
+    last_loss: float
+    """Mean loss of the last tenth of the steps, nats a token, on train text."""
+
+
+def batches(contexts: TokenArray, per_batch: int, n_batches: int, seed: int) -> Iterator[TokenArray]:
+    """`n_batches` batches of `per_batch` contexts, drawn without replacement; each epoch in a new seeded order, and a
+    batch may lie across two. Raises `CorpusError` where there are fewer contexts than a batch."""
+    if len(contexts) < per_batch:
+        raise CorpusError(
+            f"{len(contexts)} train contexts are fewer than one batch ({per_batch}); give more text or a smaller batch"
+        )
+    generator = np.random.default_rng(seed)
+    order = np.empty(0, dtype=np.int64)
+    for _ in range(n_batches):
+        if len(order) < per_batch:
+            order = np.concatenate([order, generator.permutation(len(contexts))])
+        yield contexts[order[:per_batch]]
+        order = order[per_batch:]
+
+
+def learning_rate(step: int, n_steps: int, config: TransformerConfig) -> float:
+    """Of the step `step` (from 0): linear warm-up, then a cosine down to the final fraction."""
+    n_warmup = max(1, round(config.warmup * n_steps))
+    if step < n_warmup:
+        return config.learning_rate * (step + 1) / n_warmup
+    done = (step - n_warmup + 1) / max(1, n_steps - n_warmup)
+    cosine = (1 + math.cos(math.pi * done)) / 2
+    return config.learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)
+
+
+def train_transformer(
+    parameters: Iterable[nn.Parameter],
+    batch_loss: BatchLoss,
+    contexts: TokenArray,
+    config: TransformerConfig,
+    device: torch.device,
+) -> Trained:
+    """Train `parameters` in place. Raises `NumericsError` at a loss that is not finite, before it reaches the weights."""
+    weights = list(parameters)
+    optimizer = _optimizer(weights, config)
+    tokens_per_batch = config.contexts_per_batch * contexts.shape[1]
+    n_steps = math.ceil(config.n_tokens / tokens_per_batch)
+    losses = []
+    with ProgressBar("transformer", total=n_steps) as bar:
+        for step, batch in enumerate(batches(contexts, config.contexts_per_batch, n_steps, config.seed)):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, n_steps, config)
+            loss = batch_loss(to_tensor(batch, device))
+            losses.append(_finite(loss, step, config))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, config.clip)
+            optimizer.step()
+            bar.advance(1, f"loss {losses[-1]:.3f}")
+    tail = losses[-max(1, n_steps // 10) :]
+    return Trained(n_steps * tokens_per_batch, n_steps * config.contexts_per_batch / len(contexts), sum(tail) / len(tail))
+
+
+def _optimizer(weights: list[nn.Parameter], config: TransformerConfig) -> torch.optim.AdamW:
+    groups = [
+        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def _finite(loss: Tensor, step: int, config: TransformerConfig) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise NumericsError(
+            f"the transformer's loss became {value} at step {step}; nothing is saved. Lower transformer.learning_rate "
+            f"(now {config.learning_rate}) or transformer.clip (now {config.clip})"
+        )
+    return value
