@@ -53,6 +53,13 @@ class Dictionary(nn.Module, ABC):
     def encode(self, x: Tensor) -> Tensor:
         """Feature activations [..., feature] of MLP activations `x` [..., d_mlp]; never negative."""
 
+    def encode_only(self, x: Tensor, features: Tensor) -> Tensor:
+        """Activations [..., len(features)] of some features alone, by index; cheaper than `encode` where a variant can.
+
+        A matrix product of another shape may round the last bit differently.
+        """
+        return self.encode(x)[..., features]
+
     def decode(self, f: Tensor) -> Tensor:
         """Reconstructed MLP activations [..., d_mlp] of feature activations `f` [..., feature]."""
         return f @ self.W_dec + self.b_dec

@@ -17,3 +17,7 @@ class TiedBiasDictionary(Dictionary):
     def encode(self, x: Tensor) -> Tensor:
         self.check_width(x)
         return torch.relu(torch.nn.functional.linear(x - self.b_dec, self.W_enc, self.b_enc))
+
+    def encode_only(self, x: Tensor, features: Tensor) -> Tensor:
+        self.check_width(x)
+        return torch.relu(torch.nn.functional.linear(x - self.b_dec, self.W_enc[features], self.b_enc[features]))
