@@ -179,7 +179,7 @@ def make_contexts(read: Callable[[], Iterable[Document]], config: TokensConfig, 
     found = survey(read(), config.seed)
     split = found.splits(config.heldout_fraction)
     tokenizer = _tokenizer(read, found, split, config)
-    bos = tokenizer.bos if config.bos in (None, True) else None
+    bos = None if config.bos is False else tokenizer.bos
     spool = folder / "ids"
     encoded = _encode(read, found, split, tokenizer, spool)
     orders = {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}

@@ -28,8 +28,8 @@ class TextTokenizer(NamedTuple):
     """A tokenizer and what its special tokens are."""
 
     backend: Tokenizer
-    bos: int | None
-    """Id that begins a text; None where the tokenizer has none."""
+    bos: int
+    """Id that begins a context; the separator where a pretrained tokenizer has no BOS."""
     separator: int
     """Id put after each document."""
     vocabulary: list[bytes]
@@ -78,7 +78,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int) -> TextTokenizer:
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
     }
-    end = backend.token_to_id(END_OF_TEXT)
+    end = 0  # special tokens come first
     return TextTokenizer(backend, end, end, vocabulary_bytes(backend), config, "train")
 
 
