@@ -1,0 +1,88 @@
+"""Reading contexts of a split through a transformer: which positions count, and the rows of activations there."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae.dictionary.base import Dictionary
+from sae.errors import CorpusError, NumericsError
+from sae.progress import ProgressBar
+from sae.shapes import Activations, Rows, Tokens
+from sae.source.site import ActivationSource, Replace
+from sae.storage.tokens import NO_DOCUMENT, Contexts, Split, to_tensor
+
+MAX_LOGITS = 2**25
+"""Entries [context, position, vocab] of one forward pass at most (128 MiB in float32): a large vocabulary makes small batches."""
+
+
+class Batch(NamedTuple):
+    """Consecutive contexts of a split."""
+
+    first: int
+    """Index of the first one in its split."""
+    contexts: Contexts
+    tokens: Tokens
+    """The same ids, on the source's device."""
+    keep: Bool[Tensor, "context position"]
+    """Positions that count: all but BOS."""
+
+
+def n_contexts(split: Split, n_tokens: int) -> int:
+    """Whole contexts that hold about `n_tokens` positions: at least one, at most all. Raises `CorpusError` for an empty split."""
+    if split.n_contexts == 0:
+        raise CorpusError("the held-out split holds no context; give more text or raise tokens.heldout_fraction")
+    return min(split.n_contexts, max(1, n_tokens // split.context_length))
+
+
+def batches(
+    source: ActivationSource, split: Split, limit: int, *, contexts_per_batch: int, skip_bos: bool, label: str
+) -> Iterator[Batch]:
+    """The first `limit` contexts, in order. Documents lie in the store in a shuffled order, so these are a fair sample."""
+    most = max(1, MAX_LOGITS // (split.context_length * source.n_vocab))
+    first = 0
+    with ProgressBar(label, total=limit) as bar:
+        for contexts in split.batches(min(contexts_per_batch, most), limit=limit):
+            n = len(contexts.tokens)
+            kept = contexts.document != NO_DOCUMENT if skip_bos else np.ones(contexts.tokens.shape, bool)
+            keep = torch.from_numpy(kept).to(source.device)
+            yield Batch(first, contexts, to_tensor(contexts.tokens, source.device), keep)
+            first += n
+            bar.advance(n)
+
+
+def kept_rows(activations: Activations, batch: Batch) -> Rows:
+    """The activations at the positions that count. Raises `NumericsError` where one is NaN or infinite."""
+    rows = activations[batch.keep]
+    if not torch.isfinite(rows).all():
+        last = batch.first + len(batch.contexts.tokens) - 1
+        raise NumericsError(
+            f"activations of held-out contexts {batch.first} to {last} hold NaN or infinity; the transformer has diverged: "
+            "train it again with a lower transformer.learning_rate, or look at the weights that it was loaded from"
+        )
+    return rows
+
+
+def splice(batch: Batch, instead: Callable[[Rows], Rows]) -> Replace:
+    """Replace the rows that count by `instead(rows)`; BOS keeps its clean activations, on which no dictionary is trained."""
+
+    def replace(activations: Activations) -> Activations:
+        spliced = activations.clone()
+        spliced[batch.keep] = instead(kept_rows(activations, batch))
+        return spliced
+
+    return replace
+
+
+def encode(dictionary: Dictionary, rows: Rows) -> Float[Tensor, "row feature"]:
+    """Feature activations [row, feature]. Raises `NumericsError` where the dictionary's weights make one NaN or infinite."""
+    f = dictionary.encode(rows)
+    if not torch.isfinite(f.sum()):
+        raise NumericsError(
+            "the dictionary gives NaN or infinite feature activations for finite inputs: its training diverged; train it "
+            "again with a lower train.learning_rate"
+        )
+    return f
