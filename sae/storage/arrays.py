@@ -16,6 +16,10 @@ from sae.provenance import Run
 
 zarr.config.set({"array.write_empty_chunks": True})
 
+Array = zarr.Array
+"""For signatures of the files that may not import zarr."""
+Group = zarr.Group
+
 
 def create_group(path: str | Path, attributes: dict[str, Any] | None = None) -> zarr.Group:
     """A new zarr 3 group at `path`."""

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import zarr
 
 from sae import artefact
 from sae.errors import StoreError
@@ -50,7 +49,7 @@ def to_tensor(tokens: TokenArray, device: str | torch.device = "cpu") -> Tokens:
 class Split:
     """One split of a TokenStore: `split[10:20]` gives those contexts, `split.batches(32)` runs over all in order."""
 
-    def __init__(self, tokens: zarr.Array, document: zarr.Array, document_kind: np.ndarray):
+    def __init__(self, tokens: arrays.Array, document: arrays.Array, document_kind: np.ndarray):
         self._tokens, self._document, self._document_kind = tokens, document, document_kind
         self.n_contexts, self.context_length = tokens.shape
 
@@ -77,7 +76,7 @@ class Split:
 class TokenStore:
     """A committed token store, opened with `TokenStore.open(path)`."""
 
-    def __init__(self, path: Path, run: Run, group: zarr.Group, vocabulary: list[bytes]):
+    def __init__(self, path: Path, run: Run, group: arrays.Group, vocabulary: list[bytes]):
         self.path, self.run, self.vocabulary = path, run, vocabulary
         self._group = group
         self.kinds: tuple[str, ...] = tuple(group.attrs["kinds"])  # type: ignore[arg-type]
@@ -104,7 +103,7 @@ class TokenStore:
             self._document_kind,
         )
 
-    def text(self, ids: Sequence[int]) -> str:
+    def text(self, ids: Sequence[int] | np.ndarray) -> str:
         """The ids' bytes as text; bytes that are no whole character show as U+FFFD."""
         return b"".join(self.vocabulary[int(i)] for i in ids).decode("utf-8", errors="replace")
 
@@ -119,8 +118,8 @@ class TokenStore:
         """Raises `StoreError` where the store is missing, unfinished or damaged (all its bytes are read: about 1 s a GB)."""
         path = Path(path)
         run = artefact.read_run(path, "tokens", made_by="dvc repro tokens")
-        group = arrays.open_group(path / "tokens.zarr", run)
         artefact.verify(path, run)
+        group = arrays.open_group(path / "tokens.zarr", run)
         encoded = json.loads((path / "vocabulary.json").read_text(encoding="ascii"))
         return cls(path, run, group, [base64.b64decode(token) for token in encoded])
 
@@ -161,7 +160,7 @@ def token_dtype(n_vocab: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if n_vocab <= 2**16 else np.uint32)
 
 
-def _write_split(group: zarr.Group, split: Blocks, dtype: np.dtype[Any]) -> None:
+def _write_split(group: arrays.Group, split: Blocks, dtype: np.dtype[Any]) -> None:
     shape, axes = (split.n_contexts, split.context_length), ("context", "position")
     tokens = arrays.create_array(group, "tokens", shape, dtype, axes, chunk_rows=CHUNK_CONTEXTS)
     documents = arrays.create_array(group, "document", shape, np.int32, axes, chunk_rows=CHUNK_CONTEXTS)

@@ -18,7 +18,7 @@ from sae.source.corpus_document import Document
 from sae.source.tokenizer import END_OF_TEXT, read_tokenizer
 from sae.storage.tokens import SPLITS, TokenStore
 
-WORDS = "the cat sat on a mat while the dog ran to the sea and sang of nothing at all".split()
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "while", "dog", "ran", "to", "sea", "and", "sang", "of", "nothing", "at", "all")
 CONFIG = TokensConfig(n_vocab=300, context_length=16, seed=3)
 
 
