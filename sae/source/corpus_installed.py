@@ -5,6 +5,7 @@ order, and drawn by a seeded permutation: the same installed packages give the s
 left out (it would read itself), and pip's (it comes with the interpreter, not with the lock).
 """
 
+import contextlib
 import csv
 import os
 import random
@@ -37,6 +38,8 @@ _SUFFIXES = {
     "javascript": (".js", ".mjs"), "json": (".json",), "markdown": (".md",),
     "binary": (".so", ".png", ".gz", ".npz", ".ttf", ".jpg", ".exe", ".bz2"),
 }  # fmt: skip
+KINDS = (*(kind for kind in _SUFFIXES if kind != "binary"), "pem", *LOCALES, "dna", "base64", "hexadecimal")
+"""What `installed` can give."""
 LONGEST = 20_000
 """Bytes a document: variety rather than length."""
 SHORTEST_FILE, LONGEST_MODULE = 300, 100_000
@@ -110,7 +113,9 @@ class Installed:
         suffixes = {suffix: kind for kind, known in _SUFFIXES.items() for suffix in known}
         for file in installed_files():
             path = PurePosixPath(file.name)
-            kind = "licence" if "LICEN" in path.name.upper() else suffixes.get(path.suffix.lower(), "")
+            kind = suffixes.get(path.suffix.lower(), "")
+            if kind in ("", "english", "markdown") and "LICEN" in path.name.upper():
+                kind = "licence"
             if path.name == "METADATA":
                 kind = "readme"
             self._files[kind].append(file)
@@ -134,7 +139,7 @@ class Installed:
             rng = random.Random(f"{self._seed}/blobs")
             chosen = varied(self._files["binary"], rng)[:60] + varied(self._files["python"], rng)[:20]
             for file in chosen:
-                with open(file.path, "rb") as stream:
+                with contextlib.suppress(OSError), open(file.path, "rb") as stream:
                     stream.seek(file.size // 3)
                     self._blobs.append((file.name, stream.read(65536)))
         return self._blobs
@@ -151,7 +156,10 @@ class Installed:
         streams: list[Iterator[tuple[str, str]]] = [
             ((f"pydoc_data/topics/{name}", topics[name]) for name in rng.sample(sorted(topics), len(topics))),
             ((file.name, file.text()) for file in texts),
-            ((file.name, "\n\n".join(docstrings(text) + comments(text))) for file, text in self._modules(prose=True)),
+            (
+                (file.name, "\n\n".join(docstrings(text) + comments(without_header(text))))
+                for file, text in self._modules(prose=True)
+            ),
         ]
         prose = Prose()
         for name, text in mixed(streams, (5, 10, 85), rng):
@@ -182,12 +190,12 @@ class Installed:
                 yield Document(window(body, LONGEST, rng), "markdown", file.name)
 
     def _pem(self, rng: random.Random) -> Iterator[Document]:
+        """The certificates of certifi, each with its comment."""
         for file in self._files[""]:
             if file.name == "certifi/cacert.pem":
-                certificates = file.path.read_text(encoding="utf-8").split("\n\n")
+                certificates = file.path.read_text(encoding="utf-8").strip().split("\n\n")
                 rng.shuffle(certificates)
-                for i in range(0, len(certificates), 2):
-                    yield Document("\n\n".join(certificates[i : i + 2]) + "\n", "pem", file.name)
+                yield from (Document(text.strip() + "\n", "pem", file.name) for text in certificates)
 
 
 def mixed(streams: list[Iterator[T]], weights: tuple[float, ...], rng: random.Random) -> Iterator[T]:
