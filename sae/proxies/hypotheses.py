@@ -1,0 +1,117 @@
+"""The hypotheses, as data: what kind of text a feature might be for, and how its proxy is made."""
+
+import string
+from dataclasses import dataclass
+from typing import Literal, final
+
+from sae.errors import ConfigError
+from sae.proxies.likelihood import Alphabet, Proxy
+from sae.proxies.scripts import Script
+
+Reading = Literal["sign", "clipped", "score"]
+"""What of a score is correlated with activations: 1 where it is positive and 0 elsewhere, max(score, 0), or the score.
+The paper thresholds Arabic's score at 0 and binarises DNA's; of base64's it says nothing, so that is taken as it is.
+All but the last can be had of every proxy: a score of min_tokens > 1 is -inf where a document has only begun."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """A kind of text, and the proxy for it."""
+
+    name: str
+    title: str
+    """As people write it."""
+    kinds: tuple[str, ...]
+    """The kinds of document that are truly of it (of `TokenStore.kinds`)."""
+    proxy: Proxy
+    reading: Reading
+    """How the paper reads the score for its correlation."""
+    paper: float | None = None
+    """Pearson correlation of the paper's best feature with its proxy (TM, A/1, 4,096 features)."""
+
+    def __post_init__(self) -> None:
+        if self.reading == "score" and isinstance(self.proxy, Alphabet) and self.proxy.min_tokens > 1:
+            raise ConfigError(
+                f"hypothesis '{self.name}': a score of min_tokens = {self.proxy.min_tokens} may be -inf; read its sign"
+            )
+
+
+HYPOTHESES: dict[str, Hypothesis] = {
+    hypothesis.name: hypothesis
+    for hypothesis in (
+        Hypothesis(
+            name="arabic",
+            title="Arabic",
+            kinds=("arabic",),
+            # The paper says "including e.g." these two; presentation forms and Extended-A occur in no text of ours.
+            proxy=Script(blocks=((0x0600, 0x06FF), (0x0750, 0x077F))),
+            reading="sign",
+            paper=0.74,
+        ),
+        Hypothesis(
+            name="hebrew",
+            title="Hebrew",
+            kinds=("hebrew",),
+            proxy=Script(blocks=((0x0590, 0x05FF),)),
+            reading="sign",
+            paper=0.55,
+        ),
+        Hypothesis(
+            name="dna",
+            title="DNA",
+            kinds=("dna",),
+            proxy=Alphabet(characters="ATCG", min_tokens=2),
+            reading="sign",
+            paper=0.80,
+        ),
+        Hypothesis(
+            name="base64",
+            title="base64",
+            kinds=("base64", "pem"),  # a certificate is base64 between two lines of dashes
+            proxy=Alphabet(characters=string.ascii_letters + string.digits + "+/"),
+            reading="score",
+            paper=0.38,
+        ),
+        Hypothesis(
+            name="hexadecimal",
+            title="hexadecimal",
+            kinds=("hexadecimal",),
+            # Both cases: digests are lower, dumps upper; 22 letters cost ln(22/16) = 0.32 nats a character over 16.
+            proxy=Alphabet(characters=string.digits + "abcdefABCDEF"),
+            reading="score",
+        ),
+    )
+}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ProxiesConfig:
+    """Section `proxies`: which hypotheses are tried, on how much held-out text."""
+
+    n_tokens: int = 524288
+    """Held-out positions (BOS included) in randomly chosen contexts; all of the held-out split where it has fewer."""
+    hypotheses: tuple[str, ...] = tuple(HYPOTHESES)
+    n_sample_tokens: int = 1048576
+    """Train positions, in randomly chosen contexts, from which P(script) and the meaning of cut characters are estimated."""
+    n_strongest: int = 100
+    """How many of a unit's strongest tokens must be of a kind for the unit to count as one of that kind."""
+    purity: float = 0.95
+    """The fraction of them that must be."""
+    seed: int = 0
+    """Chooses the contexts."""
+
+    def __post_init__(self) -> None:
+        for name in self.hypotheses:
+            if name not in HYPOTHESES:
+                raise ConfigError(f"no hypothesis '{name}'; there are {', '.join(HYPOTHESES)}")
+        if not self.hypotheses or len(set(self.hypotheses)) < len(self.hypotheses):
+            raise ConfigError(f"hypotheses must name each one once, and at least one, not {list(self.hypotheses)}")
+        if min(self.n_tokens, self.n_sample_tokens, self.n_strongest) < 1:
+            raise ConfigError(
+                f"n_tokens, n_sample_tokens and n_strongest must be at least 1, not "
+                f"{self.n_tokens}, {self.n_sample_tokens}, {self.n_strongest}"
+            )
+        if not 0 < self.purity <= 1:
+            raise ConfigError(f"purity is a fraction in (0, 1], not {self.purity}")
