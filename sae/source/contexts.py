@@ -90,6 +90,8 @@ class Summary:
     """UTF-8 bytes a token, over all documents; None for ids."""
     tokenizer: str | None = None
     """`train`, a folder as it was named, or a hub repository with its commit; None for ids."""
+    largest_id: int | None = None
+    """ids: the largest that occurs; a vocabulary much above it has rows that nothing trains."""
     ids_sha256: str | None = None
     """ids: digest of the file."""
 

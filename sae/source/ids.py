@@ -22,7 +22,8 @@ def contexts_of_ids(config: TokensConfig, folder: Path) -> Summary:
     Raises `ConfigError` where the file is missing or does not fit the params, `CorpusError` for an array of the wrong kind.
     """
     rows, remainder = _rows(config)
-    n_vocab = _checked_vocabulary(rows, config)
+    largest = _largest(rows, config)
+    n_vocab = largest + 1 if config.n_vocab is None else config.n_vocab
     bos = _checked_bos(rows) if config.bos else None
     n_repeated, splits = _split(rows, config)
     blocks = {
@@ -40,6 +41,7 @@ def contexts_of_ids(config: TokensConfig, folder: Path) -> Summary:
         n_tokens={name: {KIND: len(order) * width} for name, order in splits.items()},
         duplicates_kept=n_repeated,
         remainder_dropped={"train": remainder, "heldout": 0},
+        largest_id=largest,
         ids_sha256=sha256_file(Path(config.path)),
     )
 
@@ -71,17 +73,16 @@ def _rows(config: TokensConfig) -> tuple[TokenArray, int]:
     return ids, remainder
 
 
-def _checked_vocabulary(rows: TokenArray, config: TokensConfig) -> int:
+def _largest(rows: TokenArray, config: TokensConfig) -> int:
     parts = [rows[start : start + CHUNK_CONTEXTS] for start in range(0, len(rows), CHUNK_CONTEXTS)]
     lowest, highest = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
-    n_vocab = highest + 1 if config.n_vocab is None else config.n_vocab
     if lowest < 0:
         raise CorpusError(f"{config.path} holds the id {lowest}; token ids must not be negative")
-    if highest >= n_vocab:
+    if config.n_vocab is not None and highest >= config.n_vocab:
         raise CorpusError(
-            f"{config.path} holds the id {highest}, tokens.n_vocab is {n_vocab}: every id must be below it (null: largest + 1)"
+            f"{config.path} holds the id {highest}, tokens.n_vocab is {config.n_vocab}: every id must be below it (or null)"
         )
-    return n_vocab
+    return highest
 
 
 def _checked_bos(rows: TokenArray) -> int:
