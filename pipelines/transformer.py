@@ -6,10 +6,19 @@ import time
 from pipelines.common import Stage, run_stage
 from sae import artefact
 from sae.shapes import TokenArray
+from sae.source.fast_forward import resolve
 from sae.source.heldout import measure, spread
 from sae.source.pretrained import Found, from_folder, from_hub
 from sae.source.train_transformer import train_transformer
-from sae.source.transformer import TransformerSource, build_native, check_fit, fields_to_train, site_of, write_source
+from sae.source.transformer import (
+    TransformerSource,
+    build_native,
+    check_fit,
+    fast_forward,
+    fields_to_train,
+    site_of,
+    write_source,
+)
 from sae.source.transformer_config import TransformerConfig
 from sae.storage.tokens import TokenStore
 
@@ -38,11 +47,10 @@ def obtain(stage: Stage, config: TransformerConfig, train: TokenArray, n_vocab: 
         return from_folder(config.path), {}
     if config.source == "pretrained":
         return from_hub(config.name, config.revision), {}
-    bridge = build_native(fields_to_train(config, n_vocab, train.shape[1]), config.seed)
+    bridge = build_native(fields_to_train(config, n_vocab, train.shape[1]), config.seed).to(stage.device, print_details=False)
     start = time.monotonic()
-    trained = train_transformer(
-        bridge.parameters(), lambda tokens: bridge(tokens, return_type="loss"), train, config, stage.device
-    )
+    fast = fast_forward(bridge, resolve(config.precision, stage.device))
+    trained = train_transformer(list(fast.weights.values()), fast.summed_loss, train, config, stage.device)
     seconds = time.monotonic() - start
     speed = f"{trained.n_tokens / seconds:,.0f} tokens a second"
     print(f"trained on {trained.n_tokens:,} tokens ({trained.epochs:.2f} epochs) in {seconds:.0f} s, {speed}")

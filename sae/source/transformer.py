@@ -25,6 +25,7 @@ from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, TokenLosses, Tokens
+from sae.source.fast_forward import FastForward, Shape
 from sae.source.hub import snapshot
 from sae.source.site import Replace
 from sae.source.transformer_config import TransformerConfig
@@ -192,6 +193,13 @@ def fields_to_train(config: TransformerConfig, n_vocab: int, context_length: int
         "act_fn": config.activation,
         "normalization_type": "LN",
     }
+
+
+def fast_forward(bridge: TransformerBridge, dtype: torch.dtype) -> FastForward:
+    """The quick forward pass over the weights of `bridge`, one that `fields_to_train` describes; its `weights` are parameters."""
+    weights = {name.replace("._original_component", ""): value for name, value in bridge.original_model.named_parameters()}
+    cfg = bridge.cfg
+    return FastForward(weights, Shape(cfg.n_layers, cfg.n_heads, cfg.act_fn, cfg.eps), dtype)
 
 
 def boot_hub(folder: Path, name: str) -> TransformerBridge:

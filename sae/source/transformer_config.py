@@ -37,6 +37,8 @@ class TransformerConfig:
     """train: tokens seen in training, rounded up to whole batches; a smaller corpus is read again in a new order."""
     contexts_per_batch: int = 16
     """train: contexts in each step."""
+    shards: int = 2
+    """train: parts that each batch is cut in; on a CPU each has a thread (and a core) of its own, up to `run.threads`."""
     learning_rate: float = 0.003
     """train: AdamW's, at its highest."""
     final_learning_rate: float = 0.1
@@ -66,7 +68,7 @@ class TransformerConfig:
     """pretrained: commit (best) or tag; a branch would not pin it."""
 
     def __post_init__(self) -> None:
-        positive = ("n_layers", "d_model", "d_mlp", "n_heads", "n_tokens", "contexts_per_batch", "heldout_tokens")
+        positive = ("n_layers", "d_model", "d_mlp", "n_heads", "n_tokens", "contexts_per_batch", "shards", "heldout_tokens")
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
