@@ -1,0 +1,29 @@
+"""Stage `browser`: the FeatureTable (and reports/metrics.json) -> data/<letter>/<number>/browser/index.html."""
+
+from pipelines.common import Stage, run_stage
+from sae import artefact
+from sae.features.table import FeatureTable
+from sae.metrics.density import PAPER_ULTRALOW
+from sae.web.browser import BrowserConfig, build
+from sae.web.figures import headline, read_metrics
+
+
+def main(stage: Stage) -> None:
+    config = stage.section("browser", BrowserConfig)
+    table = FeatureTable.open(stage.features)
+    metrics = read_metrics(stage.reports, stage.dictionary) or {}
+    if not metrics:
+        print(f"browser: no figures of {stage.dictionary_id} in {stage.reports}; the page goes without (dvc repro evaluate)")
+    ultralow = metrics.get("features", {}).get("ultralow_threshold", PAPER_ULTRALOW)
+    run = stage.run("browser", config, id=stage.dictionary_id, parents=(stage.features,), n_features=len(table))
+    with artefact.writing(stage.browser, run) as draft:
+        build(table, draft.path, config, headline(metrics), ultralow)
+    size = sum(file.stat().st_size for file in stage.browser.rglob("*") if file.is_file())
+    shown = min(config.n_features or len(table), len(table))
+    print(
+        f"browser: {shown:,} features, {size / 1e6:.1f} MB ({size / max(shown, 1) / 1e3:.1f} kB each): {stage.browser}/index.html"
+    )
+
+
+if __name__ == "__main__":
+    run_stage("browser", main)

@@ -1,0 +1,173 @@
+"""The `sae` command. Imports of torch and what needs it stand inside the commands: `sae --help` then takes 0.2 s, not 3."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sae.errors import ConfigError, SaeError, StoreError
+
+if TYPE_CHECKING:
+    from sae.library import Place
+
+
+class Commands(TyperGroup):
+    """A `SaeError` becomes one line on stderr, and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SaeError as error:
+            typer.echo(f"sae: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Look at dictionaries of features: what they are, which features fire where, and the page that shows them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Name = Annotated[str, typer.Argument(help="A dictionary: its name under --root, such as A/1, or the path of its folder.")]
+Root = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
+DATA = Path("data")
+
+
+@app.command()
+def info(name: Name, root: Root = DATA) -> None:
+    """What a dictionary is, where it came from, and how good it is."""
+    from sae.dictionary.disk import read_dictionary
+    from sae.library import locate
+
+    place = locate(name, root)
+    dictionary = read_dictionary(place.dictionary)
+    run = dictionary.run
+    assert run is not None, "a dictionary that was read has a run"
+    n_parameters = sum(value.numel() for value in dictionary.state_dict().values())
+    rows = [
+        ("dictionary", f"{run.id or name}, {dictionary.variant}"),
+        ("features", f"{dictionary.n_features:,} over {dictionary.d_mlp:,} neurons ({n_parameters:,} parameters)"),
+        ("transformer", _transformer(place)),
+        ("seed", str(run.seed)),
+        ("code", run.code),
+        ("made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))),
+        ("params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))),
+        *((key.replace("_", " "), _short(value)) for key, value in run.facts.items() if isinstance(value, int | float | str)),
+        ("", ""),
+        *_quality(place),
+        ("in", str(place.dictionary)),
+    ]
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        typer.echo(f"{label:<{width}}  {value}".rstrip())
+
+
+@app.command()
+def features(
+    name: Name,
+    text: Annotated[str, typer.Option(help="The text to read.")],
+    top: Annotated[int, typer.Option(min=1, help="Features to print for each token.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    root: Root = DATA,
+) -> None:
+    """Which features fire on which token of a text, and how strongly."""
+    from sae.features.feature import printable
+    from sae.library import locate
+    from sae.reading import Reader
+
+    reader = Reader.open(locate(name, root), device=device)
+    reading = reader.read(text)
+    shown = [printable(token) for token in reading.tokens]
+    width = min(24, max(len(token) for token in shown) + 2)
+    for position, token in enumerate(shown):
+        fires = reading.strongest(position, top)
+        n_active = int((reading.activations[position] > 0).sum())
+        more = f"   … {n_active - len(fires)} more" if n_active > len(fires) else ""
+        listed = "  ".join(f"#{feature:<6} {_short(value):>6}" for feature, value in fires) or "no feature fires"
+        typer.echo(f"{repr_token(token):<{width}} {listed}{more}".rstrip())
+    active = (reading.activations > 0).sum(1).float()
+    typer.echo(
+        f"\n{len(shown)} tokens, {active.mean():.1f} features active on each; look at one with: sae feature {name}/<number>"
+    )
+    if reading.n_contexts > 1:
+        typer.echo(f"(read in {reading.n_contexts} contexts: the text is longer than the transformer takes at once)")
+
+
+@app.command()
+def feature(
+    id: Annotated[str, typer.Argument(help="A feature, such as A/1/3450, or a dictionary's path with the number behind it.")],
+    root: Root = DATA,
+) -> None:
+    """What is known of one feature: how often it fires, on what, and what it makes more likely."""
+    from sae.library import load
+
+    name, _, index = id.rstrip("/").rpartition("/")
+    if not name or not index.isdecimal():
+        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as A/1/3450")
+    typer.echo(str(load(name, root).feature(int(index))))
+
+
+@app.command()
+def browse(
+    name: Name,
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser, or only print where it is.")] = True,
+    root: Root = DATA,
+) -> None:
+    """Print the path of the page that shows all features, and open it."""
+    import webbrowser
+
+    from sae import artefact
+    from sae.library import locate
+
+    place = locate(name, root)
+    run = artefact.read_run(place.browser, "browser", made_by="dvc repro browser")
+    page = place.browser / "index.html"
+    if not page.is_file():
+        raise StoreError(f"{page} is missing; make it again: dvc repro browser")
+    typer.echo(str(page))
+    if place.features.is_dir() and artefact.digest(place.features) not in run.parents.values():
+        typer.echo("(older than the features beside it; make it again with: dvc repro browser)", err=True)
+    if open_it and not webbrowser.open(page.as_uri()):
+        typer.echo("(no browser could be opened here; open the file yourself)", err=True)
+
+
+def repr_token(token: str) -> str:
+    """Between quotes, so that spaces are seen."""
+    return f"'{token}'"
+
+
+def _transformer(place: "Place") -> str:
+    from sae import artefact
+
+    try:
+        run = artefact.read_run(place.transformer, "transformer")
+    except StoreError:
+        return f"none at {place.transformer}"
+    losses = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.facts.items() if isinstance(value, float)]
+    return ", ".join([run.id, *losses])
+
+
+def _quality(place: "Place") -> list[tuple[str, str]]:
+    from sae.library import open_table
+    from sae.web.figures import headline, read_metrics
+
+    metrics = read_metrics(place.reports, place.dictionary)
+    rows = [(figure.label, figure.value) for figure in headline(metrics or {})]
+    if metrics is None:
+        rows.append(("figures", "none of this dictionary yet; run: dvc repro evaluate"))
+    if place.features.is_dir():
+        table = open_table(place)
+        dead = int((table["n_active"] == 0).sum())
+        rows.append(("dead", f"{dead:,} of {len(table):,} features never fired on {table.n_tokens:,} held-out tokens"))
+    if (place.browser / "index.html").is_file():
+        rows.append(("page", f"{place.browser / 'index.html'}"))
+    return rows
+
+
+def _short(value: float | str) -> str:
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,71 @@
+"""The few figures that say how good a dictionary is, from the stage `evaluate`: for the page's header and `sae info`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae import artefact
+from sae.errors import StoreError
+
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number to show."""
+
+    label: str
+    value: str
+    """As it is read, with its unit."""
+    meaning: str
+    """What it is, over what, reduced how."""
+
+
+def read_metrics(reports: Path, dictionary: Path) -> dict[str, Any] | None:
+    """Content of metrics.json in the folder `reports`; None where there is none, or it is not of this very `dictionary`."""
+    try:
+        run = artefact.read_run(reports / "evaluate", "evaluation")
+        metrics = json.loads((reports / METRICS).read_text(encoding="utf-8"))
+    except (StoreError, FileNotFoundError, json.JSONDecodeError):
+        return None
+    return metrics if artefact.digest(dictionary) in run.parents.values() else None
+
+
+def headline(metrics: dict[str, Any]) -> list[Figure]:
+    """The figures of a metrics.json, those that it holds; definitions in docs/method.md."""
+    reconstruction, losses = metrics.get("reconstruction", {}), metrics.get("transformer", {})
+    over = f"Over {_count(reconstruction.get('n_tokens'))} held-out tokens."
+    found = [
+        _figure("L0", _number(reconstruction.get("l0"), ".1f"), f"Mean number of active features a token. {over}"),
+        _figure(
+            "Loss recovered",
+            _number(losses.get("loss_recovered_zero"), ".1%"),
+            "(L zero-ablated − L reconstructed) / (L zero-ablated − L clean), L the transformer's loss on held-out text with "
+            "its MLP's activations set to zero, replaced by the dictionary's reconstruction, or left alone.",
+        ),
+        _figure(
+            "… against the mean",
+            _number(losses.get("loss_recovered_mean"), ".1%"),
+            "Loss recovered with mean ablation in the place of zero ablation: a stricter baseline.",
+        ),
+        _figure("Nats lost", _number(losses.get("nats_lost"), ".3f"), "L reconstructed − L clean, nats a token."),
+        _figure(
+            "Variance explained",
+            _number(None if reconstruction.get("fvu") is None else 1 - reconstruction["fvu"], ".1%"),
+            f"1 − Σ‖x − x̂‖² / Σ‖x − mean x‖², sums over tokens. {over}",
+        ),
+    ]
+    return [figure for figure in found if figure is not None]
+
+
+def _figure(label: str, value: str | None, meaning: str) -> Figure | None:
+    return None if value is None else Figure(label=label, value=value, meaning=meaning)
+
+
+def _number(value: float | None, form: str) -> str | None:
+    return None if value is None else format(value, form).replace("%", " %")
+
+
+def _count(value: int | None) -> str:
+    return "some" if value is None else f"{value:,}"
