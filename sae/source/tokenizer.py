@@ -125,7 +125,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(str(folder))
+        loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         backend = loaded.backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"tokens.tokenizer = {name!r} holds no tokenizer that can be read: {error}") from None
