@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from sae.errors import ConfigError, SaeError, StoreError
 
 if TYPE_CHECKING:
+    from sae.features.reading import Reader
     from sae.library import Place
 
 
@@ -75,19 +76,16 @@ def features(
 ) -> None:
     """Which features fire on which token of a text, and how strongly."""
     from sae.features.feature import printable
-    from sae.library import locate
-    from sae.reading import Reader
 
-    reader = Reader.open(locate(name, root), device=device)
-    reading = reader.read(text)
-    shown = [printable(token) for token in reading.tokens]
-    width = min(24, max(len(token) for token in shown) + 2)
+    reading = _reader(name, root, device).read(text)
+    shown = [f"'{printable(token)}'" for token in reading.tokens]
+    width = min(24, max(len(token) for token in shown))
     for position, token in enumerate(shown):
         fires = reading.strongest(position, top)
         n_active = int((reading.activations[position] > 0).sum())
         more = f"   … {n_active - len(fires)} more" if n_active > len(fires) else ""
         listed = "  ".join(f"#{feature:<6} {_short(value):>6}" for feature, value in fires) or "no feature fires"
-        typer.echo(f"{repr_token(token):<{width}} {listed}{more}".rstrip())
+        typer.echo(f"{token:<{width}} {listed}{more}".rstrip())
     active = (reading.activations > 0).sum(1).float()
     typer.echo(
         f"\n{len(shown)} tokens, {active.mean():.1f} features active on each; look at one with: sae feature {name}/<number>"
@@ -134,9 +132,20 @@ def browse(
         typer.echo("(no browser could be opened here; open the file yourself)", err=True)
 
 
-def repr_token(token: str) -> str:
-    """Between quotes, so that spaces are seen."""
-    return f"'{token}'"
+def _reader(name: str, root: Path, device: str) -> "Reader":
+    from sae.dictionary.base import to_device
+    from sae.features.reading import Reader
+    from sae.library import load, locate
+    from sae.source.transformer import load_source
+    from sae.storage.tokens import TokenStore
+
+    place, where = locate(name, root), to_device(device)
+    if not place.tokens.is_dir() or not place.transformer.is_dir():
+        raise StoreError(
+            f"{place.dictionary} lies alone: reading text needs its transformer in {place.transformer} and its tokens in "
+            f"{place.tokens}; make them with: dvc repro"
+        )
+    return Reader(TokenStore.open(place.tokens), load_source(place.transformer, where), load(name, root).to(where))
 
 
 def _transformer(place: "Place") -> str:

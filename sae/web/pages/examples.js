@@ -40,7 +40,7 @@ SAE.examples.sections = (known, maximum) => {
   return [...groups.keys()].sort((a, b) => a - b).map((interval) => {
     const rows = groups.get(interval), heading = element("h3", {});
     if (interval === 0) {
-      heading.append(SAE.defined("examples_top"), element("span", { class: "hint" }, `${rows.length} examples`));
+      heading.append(SAE.defined("examples_top"), " ", element("span", { class: "hint" }, `${rows.length} examples`));
     } else {
       const n = about.n_intervals, low = (maximum * (n - interval)) / n, high = (maximum * (n - interval + 1)) / n;
       heading.append(SAE.defined("examples_interval"), ` ${interval} of ${n} `,

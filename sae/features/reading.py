@@ -1,19 +1,15 @@
 """Which features fire on a text of one's own."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sae.dictionary.base import Dictionary, to_device
-from sae.dictionary.disk import read_dictionary
-from sae.errors import ConfigError, StoreError
+from sae.dictionary.base import Dictionary
+from sae.errors import ConfigError
 from sae.features.passes import encode
-from sae.library import Place, locate
 from sae.source.site import ActivationSource
 from sae.source.tokenizer import read_tokenizer
-from sae.source.transformer import load_source
 from sae.storage.tokens import TokenStore
 
 
@@ -36,26 +32,13 @@ class Reading(NamedTuple):
 
 
 class Reader:
-    """A transformer with its tokenizer and a dictionary, ready to read: `Reader.open("A/1").read("Some text")`."""
+    """Reads text through a tokenizer, a transformer and a dictionary. Raises `ConfigError` for tokens without a tokenizer."""
 
     def __init__(self, tokens: TokenStore, source: ActivationSource, dictionary: Dictionary):
         if tokens.tokenizer_path is None:
             raise ConfigError(f"{tokens.path} was made from token ids: it has no tokenizer to read text with")
         self.tokens, self.source, self.dictionary = tokens, source, dictionary
         self.tokenizer = read_tokenizer(tokens.tokenizer_path)
-
-    @classmethod
-    def open(cls, name: str | Path | Place, root: str | Path = "data", device: str = "auto") -> "Reader":
-        """What `name` (a run's name under `root`, or a dictionary's path) was trained with. Raises `StoreError`."""
-        place = name if isinstance(name, Place) else locate(name, root)
-        if not place.tokens.is_dir() or not place.transformer.is_dir():
-            raise StoreError(
-                f"{place.dictionary} lies alone: reading text needs its transformer in {place.transformer} and its tokens in "
-                f"{place.tokens}; make them with: dvc repro"
-            )
-        where = to_device(device)
-        tokens, source = TokenStore.open(place.tokens), load_source(place.transformer, where)
-        return cls(tokens, source, read_dictionary(place.dictionary).to(where))
 
     @torch.no_grad()
     def read(self, text: str) -> Reading:
