@@ -4,7 +4,6 @@ Sums are float64 on the device of what is added, so a million float32 values los
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -23,7 +22,7 @@ class Moments:
     """Sum over rows of the squares, float64."""
 
     @classmethod
-    def zeros(cls, n_columns: int, device: str | torch.device = "cpu") -> Self:
+    def zeros(cls, n_columns: int, device: str | torch.device = "cpu") -> "Moments":
         zeros = torch.zeros(n_columns, dtype=torch.float64, device=device)
         return cls(0, zeros, zeros.clone())
 
@@ -33,7 +32,7 @@ class Moments:
         self.total += wide.sum(0)
         self.squares += wide.square_().sum(0)
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "Moments") -> "Moments":
         return type(self)(self.n + other.n, self.total + other.total, self.squares + other.squares)
 
     @property

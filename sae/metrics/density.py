@@ -4,7 +4,7 @@ A unit (feature or neuron) is active on a row where its activation is above 0. D
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class Firing:
     """Rows with exactly so many active units, [unit + 1]."""
 
     @classmethod
-    def zeros(cls, n_units: int, device: str | torch.device = "cpu") -> Self:
+    def zeros(cls, n_units: int, device: str | torch.device = "cpu") -> "Firing":
         n_active = torch.zeros(n_units, dtype=torch.int64, device=device)
         return cls(0, n_active, torch.zeros(n_units + 1, dtype=torch.int64, device=device))
 
@@ -60,7 +60,7 @@ class Firing:
         self.n_active += torch.bincount(active.unit, minlength=n_units)
         self.l0_rows += torch.bincount(torch.bincount(active.row, minlength=n_rows), minlength=n_units + 1)
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "Firing") -> "Firing":
         return type(self)(self.n_rows + other.n_rows, self.n_active + other.n_active, self.l0_rows + other.l0_rows)
 
     @property

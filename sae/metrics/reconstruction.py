@@ -5,7 +5,7 @@ the rows twice, and the two libraries' `explained_variance` are different formul
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 
@@ -48,7 +48,7 @@ class ReconstructionSums:
     reconstructed_square: float = 0.0
 
     @classmethod
-    def zeros(cls, d_mlp: int, device: str | torch.device = "cpu") -> Self:
+    def zeros(cls, d_mlp: int, device: str | torch.device = "cpu") -> "ReconstructionSums":
         return cls(Moments.zeros(d_mlp, device))
 
     def add(self, x: Rows, active: Active, x_hat: Rows) -> None:
@@ -60,7 +60,7 @@ class ReconstructionSums:
         self.cosine += float(row_cosine(x, x_hat).sum())
         self.reconstructed_square += float(x_hat.double().square().sum())
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "ReconstructionSums") -> "ReconstructionSums":
         return type(self)(
             self.x.merge(other.x),
             self.n_entries + other.n_entries,
@@ -86,5 +86,5 @@ class ReconstructionSums:
         )
 
 
-def _ratio(a: float, b: float) -> float:
+def _ratio(a: int | float, b: int | float) -> float:
     return a / b if b else float("nan")
