@@ -14,6 +14,8 @@ from sae.errors import CorpusError
 from sae.shapes import TokenArray
 
 Ids = Integer[ndarray, "pair"]
+HeldoutArray = Integer[ndarray, "heldout position"]
+"""Contexts as `TokenArray`, with another number of them than the train contexts beside it."""
 LogProbs = Float[ndarray, "pair"]
 
 
@@ -96,7 +98,7 @@ def discounts(counts: Integer[ndarray, " distinct"]) -> Float[ndarray, "4"]:
     return np.clip(found, [0.0, 0.01, 0.01, 0.01], [0.0, 0.99, 1.99, 2.99])
 
 
-def measure_baselines(train: TokenArray, heldout: TokenArray, n_vocab: int) -> BaselineLosses:
+def measure_baselines(train: TokenArray, heldout: HeldoutArray, n_vocab: int) -> BaselineLosses:
     """Fit both on `train`, measure both on every predicted token of `heldout`."""
     previous, tokens = heldout[:, :-1].ravel(), heldout[:, 1:].ravel()
     unigram, bigram = fit_unigram(train, n_vocab), fit_bigram(train, n_vocab)

@@ -7,7 +7,7 @@ import torch
 
 from sae.errors import CorpusError
 from sae.shapes import TokenArray
-from sae.source.baselines import measure_baselines
+from sae.source.baselines import HeldoutArray, measure_baselines
 from sae.source.site import ActivationSource
 from sae.storage.tokens import Split, to_tensor
 
@@ -68,7 +68,7 @@ def spread(split: Split, n_tokens: int) -> TokenArray:
 
 
 @torch.no_grad()
-def measure(source: ActivationSource, train: TokenArray, heldout: TokenArray, contexts_per_batch: int = 32) -> Heldout:
+def measure(source: ActivationSource, train: TokenArray, heldout: HeldoutArray, contexts_per_batch: int = 32) -> Heldout:
     """The transformer and the baselines on the predicted tokens of `heldout`."""
     clean = ablated = 0.0
     for start in range(0, len(heldout), contexts_per_batch):

@@ -1,13 +1,13 @@
 """Files of a repository on the Hugging Face hub, from its local cache first: with a filled cache nothing here needs a network.
 
 (transformer_lens's own loader of the legacy one-layer repositories asks the hub for a list of files even then, and
-transformers retries for 23 s where there is no network; `snapshot_download` fails at once.)
+where there is no network, transformers and, at a commit, `snapshot_download` retry for 23 s; `model_info` fails at once.)
 """
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from sae.errors import ConfigError, UnavailableError
 
@@ -31,8 +31,9 @@ def snapshot(name: str, revision: str, *, patterns: tuple[str, ...], needed: tup
     except OSError:
         pass  # not in the cache, or not all of it
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=SECONDS_TO_ANSWER))
-    except HfHubHTTPError as error:
+        HfApi().model_info(name, revision=revision, timeout=SECONDS_TO_ANSWER)
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ConfigError(f"the hub gives out no {name} at revision {revision}: {error}") from None
     except (OSError, HTTPError) as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
