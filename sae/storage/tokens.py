@@ -130,8 +130,9 @@ class Blocks:
 
     n_contexts: int
     context_length: int
-    blocks: Iterable[tuple[TokenArray, DocumentArray]]
-    """Tokens and documents of CHUNK_CONTEXTS contexts each (the last block: what is left)."""
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+    """Tokens and documents of CHUNK_CONTEXTS contexts each (the last block: what is left). No jaxtyping alias here: it would
+    bind `context` to one block's size and refuse the last block, whenever beartype's random pick falls on it."""
 
 
 def write_tokens(
