@@ -4,7 +4,8 @@ import sys
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
-from sae.source.corpus import CorpusConfig, count, gather, write_documents
+from sae.source.corpus import CorpusConfig, gather
+from sae.source.corpus_document import count, write_documents
 
 
 def main(stage: Stage) -> None:

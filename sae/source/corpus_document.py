@@ -1,8 +1,18 @@
-"""`Document`, and the few things that every source of documents needs: cutting to bytes, taking until enough."""
+"""`Document`: how documents are cut, taken, counted, and lie on disk."""
 
+import io
+import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zstandard
+
+from sae import artefact
+
+FILE = "documents.jsonl.zst"
 
 SHORTEST = 60
 """Bytes: a cut-off rest shorter than this is not worth a document."""
@@ -34,11 +44,12 @@ def head(text: str, most: int) -> str:
 
 
 def window(text: str, most: int, rng: random.Random) -> str:
-    """At most `most` characters that begin at the start of a line chosen by `rng`."""
-    if len(text) <= most:
-        return text
-    start = text.find("\n", rng.randrange(len(text) - most + 1)) + 1
-    return head(text[start : start + most], most)
+    """At most `most` UTF-8 bytes that begin at the start of a line chosen by `rng`."""
+    latest = len(text) - most
+    if latest > 0:
+        line = text.find("\n", rng.randrange(latest + 1)) + 1
+        text = text[min(line, latest) :]
+    return head(text, most)
 
 
 def take(documents: Iterable[Document], target: int) -> Iterator[Document]:
@@ -48,5 +59,31 @@ def take(documents: Iterable[Document], target: int) -> Iterator[Document]:
         if left < SHORTEST:
             return
         text = head(document.text, left)
-        left -= n_bytes(text)
-        yield document._replace(text=text)
+        if text.strip():
+            left -= n_bytes(text)
+            yield document._replace(text=text)
+
+
+def count(documents: Iterable[Document]) -> dict[str, Any]:
+    """The manifest: `n_documents`, `n_bytes` (UTF-8), and both `by_kind`."""
+    n_documents, n_of_bytes = Counter[str](), Counter[str]()
+    for document in documents:
+        n_documents[document.kind] += 1
+        n_of_bytes[document.kind] += n_bytes(document.text)
+    by_kind = {kind: {"documents": n_documents[kind], "bytes": n_of_bytes[kind]} for kind in sorted(n_documents)}
+    return {"n_documents": n_documents.total(), "n_bytes": n_of_bytes.total(), "by_kind": by_kind}
+
+
+def write_documents(documents: Iterable[Document], folder: Path) -> None:
+    """One JSON object a line, zstd."""
+    with open(folder / FILE, "wb") as raw, zstandard.ZstdCompressor(level=6).stream_writer(raw) as packed:
+        for document in documents:
+            packed.write(json.dumps(document._asdict(), ensure_ascii=False).encode() + b"\n")
+
+
+def read_documents(path: str | Path) -> Iterator[Document]:
+    """The documents of the corpus at `path`, in its order. Raises `StoreError` where it is missing or damaged."""
+    artefact.verify(path, artefact.read_run(path, "corpus"))
+    with open(Path(path) / FILE, "rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as packed:
+        for line in io.TextIOWrapper(packed, encoding="utf-8", newline="\n"):
+            yield Document(**json.loads(line))

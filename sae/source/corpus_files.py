@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -96,20 +96,20 @@ def _txt(path: Path, source: str, _text_field: str) -> Iterator[Document]:
 
 def _jsonl(path: Path, source: str, text_field: str) -> Iterator[Document]:
     with open(path, "rb") as file:
-        yield from _lines(file, path, source, text_field)
+        yield from _lines(file.read, path, source, text_field)
 
 
 def _jsonl_zst(path: Path, source: str, text_field: str) -> Iterator[Document]:
     try:
         with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as unpacked:
-            yield from _lines(unpacked, path, source, text_field)
+            yield from _lines(unpacked.read, path, source, text_field)
     except zstandard.ZstdError as error:
         raise CorpusError(f"{path} is no whole zstd file ({error}); fetch it again or take it out of corpus.files") from None
 
 
-def _lines(file: BinaryIO, path: Path, source: str, text_field: str) -> Iterator[Document]:
+def _lines(read: Callable[[int], bytes], path: Path, source: str, text_field: str) -> Iterator[Document]:
     offset = 0
-    for number, raw in enumerate(_split(file), start=1):
+    for number, raw in enumerate(_split(read), start=1):
         line = _decode(raw, path, offset)
         offset += len(raw)
         if not line.strip():
@@ -127,10 +127,10 @@ def _lines(file: BinaryIO, path: Path, source: str, text_field: str) -> Iterator
             yield document
 
 
-def _split(file: BinaryIO) -> Iterator[bytes]:
-    """Lines with their ends: zstd's reader gives none itself."""
+def _split(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Lines with their ends (zstd's reader gives none itself)."""
     rest = b""
-    while block := file.read(1 << 20):
+    while block := read(1 << 20):
         *lines, rest = (rest + block).split(b"\n")
         yield from (line + b"\n" for line in lines)
     if rest:

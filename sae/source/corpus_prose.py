@@ -11,7 +11,7 @@ _TRIPLE = re.compile(r'"""|\'\'\'')
 _DOCTEST = re.compile(r"^[ \t]*>>> .*(?:\n(?![ \t]*$).*)*\n?", re.MULTILINE)
 _COMMENTS = re.compile(r"(?:^[ \t]*#(?!!).*\n){2,}", re.MULTILINE)
 _LICENCE = re.compile(r"licen[cs]e|copyright", re.IGNORECASE)
-_HEADER = re.compile(r"\A(?:[ \t]*(?:#|//).*\n|[ \t]*\n|/\*(?s:.*?)\*/[ \t]*\n)+")
+_HEADER = re.compile(r"\A(?:[ \t]*(?:#(?![a-z])|//).*\n|[ \t]*\n|/\*(?s:.*?)\*/[ \t]*\n)+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
