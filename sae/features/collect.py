@@ -20,6 +20,7 @@ from sae.features.passes import batches, encode, kept_rows, n_contexts
 from sae.features.table import N_BINS, FeatureTable, TableInfo
 from sae.metrics.density import active_entries
 from sae.metrics.similarity import encoder_decoder_cosine, pearson
+from sae.provenance import Run
 from sae.source.site import ActivationSource
 from sae.storage.tokens import Contexts, TokenStore
 
@@ -75,8 +76,10 @@ class Reading(NamedTuple):
     kind_tokens: tuple[int, ...]
     firings: Firings
     neurons: Moments
+    """Of the neurons' activations less a constant each, near their means: what float32 rounds off is then small beside what
+    varies, and correlations do not see it."""
     products: Float[Tensor, "feature d_mlp"]
-    """Σ over those tokens of feature activation times neuron activation, float64."""
+    """Σ over those tokens of feature activation times neuron activation less that constant, float64."""
 
 
 @torch.no_grad()
@@ -97,7 +100,6 @@ def collect(source: ActivationSource, dictionary: Dictionary, tokens: TokenStore
     columns["encoder_bias"] = dictionary.b_enc.float().cpu().numpy()
     columns["encoder_decoder_cosine"] = encoder_decoder_cosine(dictionary.W_enc, dictionary.W_dec).cpu().numpy()
     info = TableInfo(
-        id=dictionary.run.id if dictionary.run else "",
         n_tokens=reading.n_tokens,
         n_contexts=len(contexts.tokens),
         kinds=tokens.kinds,
@@ -108,7 +110,8 @@ def collect(source: ActivationSource, dictionary: Dictionary, tokens: TokenStore
         n_logit_vocabulary=int(allowed.sum()),
         inverse_scale=inverse_scale,
     )
-    return FeatureTable(columns, info, tokens.vocabulary)
+    run = Run(kind="features", id=dictionary.run.id if dictionary.run else "")
+    return FeatureTable(columns, info, tokens.vocabulary, run)
 
 
 def read(source: ActivationSource, dictionary: Dictionary, tokens: TokenStore, config: FeaturesConfig) -> Reading:
@@ -118,7 +121,7 @@ def read(source: ActivationSource, dictionary: Dictionary, tokens: TokenStore, c
     reader = FiringsReader(dictionary.n_features, config.memory_mb * 2**20)
     neurons = Moments.zeros(dictionary.d_mlp, source.device)
     total = torch.zeros(dictionary.n_features, dictionary.d_mlp, dtype=torch.float64, device=source.device)
-    seen, kinds = [], np.zeros(len(tokens.kinds) + 1, np.int64)
+    shift, seen, kinds = None, [], np.zeros(len(tokens.kinds) + 1, np.int64)
     options = {"contexts_per_batch": config.contexts_per_batch, "skip_bos": config.skip_bos}
     for batch in batches(source, split, limit, label="features", **options):  # type: ignore[arg-type]
         rows = kept_rows(source.activations(batch.tokens), batch)
@@ -126,8 +129,9 @@ def read(source: ActivationSource, dictionary: Dictionary, tokens: TokenStore, c
         kept = batch.keep.flatten().cpu().numpy()
         done = batch.first + len(batch.contexts.tokens)
         reader.add(active, np.flatnonzero(kept) + batch.first * split.context_length, fraction_read=done / limit)
-        neurons.add(rows)
-        total += products(active, rows, dictionary.n_features)
+        shift = rows.mean(0) if shift is None else shift
+        neurons.add(rows - shift)
+        total += products(active, rows - shift, dictionary.n_features)
         kinds += np.bincount(batch.contexts.kind.ravel()[kept].astype(np.int64) + 1, minlength=len(kinds))
         seen.append(batch.contexts)
     contexts = Contexts(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,9 +11,12 @@ from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError
 from sae.features.passes import Batch, batches, encode, kept_rows, n_contexts, splice
 from sae.metrics.density import Firing, active_entries
+from sae.metrics.density import summarize as summarize_density
 from sae.metrics.losses import ContextLosses, kl_divergence, token_losses
+from sae.metrics.losses import summarize as summarize_losses
 from sae.metrics.reconstruction import Reconstruction, ReconstructionSums
-from sae.shapes import PerNeuron, Rows
+from sae.metrics.similarity import encoder_decoder_cosine
+from sae.shapes import PerFeature, PerNeuron, Rows
 from sae.source.site import ActivationSource, Replace
 from sae.storage.tokens import Split
 
@@ -61,6 +64,50 @@ class Spliced(NamedTuple):
 
     reconstruction: Reconstruction
     losses: ContextLosses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that `evaluate` finds."""
+
+    densities: Densities
+    reconstruction: Reconstruction
+    losses: ContextLosses
+    cosine: PerFeature
+    """Of each feature's encoder row with its dictionary vector."""
+
+    def metrics(self, config: EvaluateConfig) -> dict[str, dict[str, Any]]:
+        """Numbers by section and name. What each is, is said in method.md, "Metrics"."""
+        features = summarize_density(self.densities.features, config.ultralow)
+        neurons = summarize_density(self.densities.neurons, config.ultralow)._asdict()
+        alive = self.densities.features.n_active > 0
+        cosine = float(self.cosine[alive].median()) if alive.any() else float("nan")
+        extra = {
+            "alive_fraction": features.n_alive / features.n_units,
+            "ultralow_threshold": config.ultralow,
+            "encoder_decoder_cosine_median": cosine,
+        }
+        for name in ("n_ultralow", "n_ultralow_paper"):
+            neurons.pop(name)
+        return {
+            "features": features._asdict() | extra,
+            "neurons": neurons,
+            "reconstruction": self.reconstruction._asdict(),
+            "transformer": summarize_losses(self.losses, config.n_bootstrap, config.seed)._asdict(),
+        }
+
+
+@torch.no_grad()
+def evaluate(source: ActivationSource, dictionary: Dictionary, split: Split, config: EvaluateConfig) -> Evaluation:
+    """Both passes over the held-out `split`. Raises `NumericsError` for NaN in activations."""
+    densities = measure_densities(source, dictionary, split, config)
+    spliced = measure_splices(source, dictionary, split, densities.mean, config)
+    return Evaluation(
+        densities=densities,
+        reconstruction=spliced.reconstruction,
+        losses=spliced.losses,
+        cosine=encoder_decoder_cosine(dictionary.W_enc, dictionary.W_dec),
+    )
 
 
 def measure_densities(source: ActivationSource, dictionary: Dictionary, split: Split, config: EvaluateConfig) -> Densities:

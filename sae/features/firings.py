@@ -53,7 +53,7 @@ class Firings:
         return result
 
 
-def interval_of(value: ndarray, maximum: ndarray, n_intervals: int) -> Int[ndarray, " firing"]:
+def interval_of(value: ndarray, maximum: ndarray | np.floating, n_intervals: int) -> Int[ndarray, " firing"]:
     """Which of `n_intervals` of equal width over (0, maximum] holds each value, 0 the lowest. An upper edge belongs to its
     interval, a lower one to the one below, so no value is in two (peers count borders twice, and the inactive tokens as
     part of the lowest interval)."""

@@ -86,8 +86,6 @@ COLUMNS: dict[str, Column] = {
 class TableInfo:
     """What holds for all features of a table."""
 
-    id: str
-    """Of the dictionary, such as A/1."""
     n_tokens: int
     """Tokens over which all was counted (BOS left out, unless asked for)."""
     n_contexts: int
@@ -111,12 +109,13 @@ class TableInfo:
 class FeatureTable:
     """Columns by name: `table["density"]` is a numpy array (see `COLUMNS`); `table.feature(3450)` describes one feature."""
 
-    def __init__(self, columns: Mapping[str, Any], info: TableInfo, vocabulary: list[bytes]):
+    def __init__(self, columns: Mapping[str, Any], info: TableInfo, vocabulary: list[bytes], run: Run):
         """`columns` are arrays in memory, or arrays on disk that are read when asked for."""
         _check(columns, info)
         self.info, self.vocabulary = info, vocabulary
-        self.run: Run | None = None
-        """Where it came from; None for one that was never saved."""
+        self.n_tokens, self.kinds, self.window = info.n_tokens, info.kinds, info.window
+        self.run = run
+        """Where it came from; of one that was never saved only the id, the dictionary's."""
         self._columns = columns
         self._read: dict[str, ndarray] = {}
 
@@ -138,12 +137,12 @@ class FeatureTable:
     def row(self, index: int) -> dict[str, ndarray]:
         """All columns of one feature, without reading the others. Raises `ConfigError` where there is none such."""
         if not 0 <= index < self.n_features:
-            raise ConfigError(f"no feature {index}: the table of {self.info.id or 'this dictionary'} has {self.n_features}")
+            raise ConfigError(f"no feature {index}: the table of {self.run.id or 'this dictionary'} has {self.n_features}")
         return {name: np.asarray(self._columns[name][index]) for name in COLUMNS}
 
     def feature(self, index: int) -> Feature:
         """What is known of one feature, to read or to print. Raises `ConfigError` where there is none such."""
-        return describe(index, self.row(index), self.info.id, self.info.kinds, self.vocabulary)
+        return describe(index, self.row(index), self.run.id, self.info.kinds, self.vocabulary)
 
     def write(self, path: Path) -> None:
         """Fill the draft directory `path`."""
@@ -173,14 +172,11 @@ class FeatureTable:
         except TypeError as error:
             raise StoreError(f"{path} is no feature table that this version reads ({error}); make it again") from None
         encoded = json.loads((path / VOCABULARY).read_text(encoding="ascii"))
-        table = cls(
-            {name: arrays.get_array(group, name) for name in COLUMNS}, info, [base64.b64decode(token) for token in encoded]
-        )
-        table.run = run
-        return table
+        columns = {name: arrays.get_array(group, name) for name in COLUMNS}
+        return cls(columns, info, [base64.b64decode(token) for token in encoded], run)
 
 
-def _check(columns: Mapping[str, ndarray], info: TableInfo) -> None:
+def _check(columns: Mapping[str, Any], info: TableInfo) -> None:
     """Every declared column is there, with its dtype, and axes agree."""
     assert columns.keys() == COLUMNS.keys(), sorted(columns.keys() ^ COLUMNS.keys())
     sizes = {"kind": len(info.kinds), "window": 2 * info.window + 1, "bin": N_BINS, "logit": N_LOGITS, "edge": 2}
