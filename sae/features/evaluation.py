@@ -25,7 +25,7 @@ from sae.storage.tokens import Split
 class EvaluateConfig:
     """Section `evaluate`."""
 
-    n_tokens: int = 262_144
+    n_tokens: int = 131_072
     """Held-out tokens, in whole contexts, on which reconstruction and losses are measured; fewer where the split is smaller."""
     n_density_tokens: int = 1_000_000
     """The same for densities, dead and ultralow counts, and for the mean activation of mean ablation."""
