@@ -79,7 +79,7 @@ def _about(table: FeatureTable, n_features: int, chunk: int, ultralow: float, fi
     statistics = scalar_columns()
     return {
         "format": FORMAT,
-        "id": table.info.id,
+        "id": table.run.id,
         "figures": [asdict(figure) for figure in figures],
         "n_features": n_features,
         "n_features_in_dictionary": len(table),

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sae.features.table import COLUMNS, FeatureTable, TableInfo
+from sae.provenance import Run
 
 HOSTILE = [
     b"<script>document.title='owned'</script>",
@@ -100,7 +101,6 @@ def make(n_features: int = 10, seed: int = 0) -> FeatureTable:
         "n_neurons_above_tenth": rng.integers(0, 60, f).astype(np.int32),
     }
     info = TableInfo(
-        id="A/1",
         n_tokens=N_TOKENS,
         n_contexts=N_TOKENS // 127,
         kinds=KINDS,
@@ -112,4 +112,4 @@ def make(n_features: int = 10, seed: int = 0) -> FeatureTable:
         inverse_scale=1.0,
     )
     cast = {name: np.asarray(values).astype(COLUMNS[name].dtype) for name, values in columns.items()}
-    return FeatureTable(cast, info, list(VOCABULARY))
+    return FeatureTable(cast, info, list(VOCABULARY), Run(kind="features", id="A/1"))

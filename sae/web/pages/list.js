@@ -16,6 +16,7 @@ SAE.list = {
   view: null,       // what the controls say now
   order: [],        // the features shown, in order
   selected: 0,      // a place in `order`
+  drawn: { first: 0, last: 0 },
   rowHeight: 38,
 };
 SAE.list.view = { ...SAE.list.start };
@@ -72,10 +73,9 @@ SAE.list.make = () => {
   list.body = element("tbody");
   list.head = element("tr");
   list.table = element("table", { class: "features", "aria-describedby": "shown" }, element("thead", {}, list.head), list.body);
-  const redraw = () => requestAnimationFrame(() => list.draw());
-  window.addEventListener("scroll", redraw, { passive: true });
+  window.addEventListener("scroll", () => requestAnimationFrame(() => list.draw({ onlyNew: true })), { passive: true });
   window.addEventListener("resize", () => requestAnimationFrame(() => { if (list.table.offsetParent) SAE.overview.draw(); }));
-  window.addEventListener("beforeprint", () => list.draw(400));
+  window.addEventListener("beforeprint", () => list.draw({ atLeast: 400 }));
   return list.table;
 };
 
@@ -89,7 +89,8 @@ SAE.list.drawHead = () => {
   const { element, list } = SAE;
   list.head.replaceChildren(...list.columns().map((key) => {
     const heading = SAE.about.definitions[key === "kind_share" ? "kind" : key];
-    const cell = element("th", { scope: "col", class: `col-${key in SAE.STATISTICS && !["index", "density", "kind_share"].includes(key) ? "number" : key}` });
+    const name = ["max_activation", "index", "density", "kind_share"].includes(key) || !(key in SAE.STATISTICS) ? key : "extra";
+    const cell = element("th", { scope: "col", class: `col-${name === "max_activation" ? "number" : name}${name === "extra" ? " col-number" : ""}` });
     if (!(key in SAE.STATISTICS)) {
       cell.append(heading.label);
     } else {
@@ -104,12 +105,14 @@ SAE.list.drawHead = () => {
   }));
 };
 
-SAE.list.draw = (atLeast = 0) => {
+SAE.list.draw = ({ atLeast = 0, onlyNew = false } = {}) => {
   const { element, list } = SAE;
   if (!list.table || list.table.offsetParent === null) return;
   const { order, rowHeight } = list, top = list.table.getBoundingClientRect().top;
-  const first = Math.max(0, Math.floor(-top / rowHeight) - 8);
-  const last = Math.min(order.length, Math.max(first + Math.ceil(window.innerHeight / rowHeight) + 16, atLeast));
+  const inView = Math.max(0, Math.floor(-top / rowHeight)), outOfView = inView + Math.ceil(window.innerHeight / rowHeight);
+  if (onlyNew && list.drawn.first <= inView && Math.min(outOfView, order.length) <= list.drawn.last) return;
+  const first = Math.max(0, inView - 10), last = Math.min(order.length, Math.max(outOfView + 10, atLeast));
+  list.drawn = { first, last };
   const gap = (rows) => {
     const row = element("tr", { class: "gap", "aria-hidden": "true" });
     row.style.height = `${rows * rowHeight}px`;

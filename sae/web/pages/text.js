@@ -71,8 +71,9 @@
 
   // What the search looks into: the text as it is and as it is shown, in lower case.
   SAE.searchable = (id) => {
-    const asIs = SAE.token(id).segments.map(({ text }) => text).join("");
-    return `${asIs}\n${SAE.plain(id)}`.toLowerCase();
+    const token = SAE.token(id);
+    token.searchable ??= `${token.segments.map(({ text }) => text).join("")}\n${SAE.plain(id)}`.toLowerCase();
+    return token.searchable;
   };
 
   const continues = (id) => (SAE.token(id).raw[0] & 0xc0) === 0x80;
@@ -146,7 +147,7 @@ SAE.percent = (value) => {
   if (!Number.isFinite(value)) return "–";
   const percent = value * 100;
   if (percent === 0 || percent >= 9.95) return `${percent.toFixed(percent && percent < 99.95 ? 1 : 0)} %`;
-  return `${percent >= 0.001 ? Number(percent.toPrecision(2)) : percent.toExponential(1)} %`;
+  return `${Number(percent.toPrecision(2))} %`;
 };
 
 // A label whose definition shows on hover and focus, and stands in the footer.
