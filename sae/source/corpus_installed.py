@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from pydoc_data.topics import topics
 from typing import NamedTuple, TypeVar
 
+from sae.progress import ProgressBar
 from sae.source.corpus_codes import base64_texts, dna, hexadecimal
 from sae.source.corpus_document import Document, n_bytes, take, window
 from sae.source.corpus_prose import Prose, comments, docstrings, share_in_triple_quotes, without_header
@@ -191,12 +192,14 @@ class Installed:
                 yield Document(window(body, LONGEST, rng), "markdown", file.name)
 
     def _pem(self, rng: random.Random) -> Iterator[Document]:
-        """The certificates of certifi, each with its comment."""
+        """The certificates of certifi, half of them with the comment that says whose they are."""
         for file in self._files[""]:
             if file.name == "certifi/cacert.pem":
                 certificates = file.path.read_text(encoding="utf-8").strip().split("\n\n")
                 rng.shuffle(certificates)
-                yield from (Document(text.strip() + "\n", "pem", file.name) for text in certificates)
+                for text in certificates:
+                    start = text.find("-----BEGIN") if rng.random() < 0.5 else 0
+                    yield Document(text[start:].strip() + "\n", "pem", file.name)
 
 
 def mixed(streams: list[Iterator[T]], weights: tuple[float, ...], rng: random.Random) -> Iterator[T]:
@@ -220,15 +223,18 @@ def installed(seed: int, n_total: int, shares: dict[str, float]) -> tuple[list[D
     documents: list[Document] = []
     short: dict[str, int] = {}
     left = n_total
-    for kind in [*sorted(set(shares) - set(plenty)), *reversed(plenty)]:
-        target = round(n_total * shares[kind] / total)
-        if kind in plenty:
-            rest = plenty[: plenty.index(kind) + 1]
-            target = round(left * shares[kind] / sum(shares[name] for name in rest))
-        drawn = list(take(source.stream(kind), target))
-        got = sum(n_bytes(document.text) for document in drawn)
-        left -= got
-        if got < 0.98 * target and target - got > 2000:
-            short[kind] = got
-        documents += drawn
+    with ProgressBar("corpus", total=n_total) as bar:
+        for kind in [*sorted(set(shares) - set(plenty)), *reversed(plenty)]:
+            target = round(n_total * shares[kind] / total)
+            if kind in plenty:
+                rest = plenty[: plenty.index(kind) + 1]
+                target = round(left * shares[kind] / sum(shares[name] for name in rest))
+            got = 0
+            for document in take(source.stream(kind), target):
+                documents.append(document)
+                got += (size := n_bytes(document.text))
+                bar.advance(size, kind)
+            left -= got
+            if got < 0.98 * target and target - got > 2000:
+                short[kind] = got
     return documents, short
