@@ -176,7 +176,7 @@ def _quality(place: "Place") -> list[tuple[str, str]]:
     return rows
 
 
-def _short(value: float | str) -> str:
+def _short(value: int | float | str) -> str:
     if isinstance(value, bool | str):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

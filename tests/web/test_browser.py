@@ -137,7 +137,10 @@ def test_a_column_that_is_new_to_the_page_is_listed_by_its_declaration(table, tm
     monkeypatch.setitem(table_module.COLUMNS, "label_score", column)
     scores = np.linspace(0, 1, len(table), dtype=np.float32)
     wider = FeatureTable(
-        {**{name: table[name] for name in COLUMNS if name != "label_score"}, "label_score": scores}, table.info, VOCABULARY
+        {**{name: table[name] for name in COLUMNS if name != "label_score"}, "label_score": scores},
+        table.info,
+        VOCABULARY,
+        table.run,
     )
     build(wider, tmp_path, BrowserConfig())
     about, raw = reading_back.read(tmp_path / "data/index.js")
