@@ -10,18 +10,19 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from sae.features.evaluation import EvaluateConfig, Evaluation
 from sae.metrics.density import Firing, log_edges, log_histogram
 
 FEATURE, NEURON, MARK = "#1f77b4", "#d95f02", "#666666"
 CURVES = (
-    ("loss", "loss (squared error + λ L1)", "log"),
-    ("l0", "L0 (active features a token)", "linear"),
+    ("loss", "loss: squared error + λ L1", "log"),
+    ("squared_error", "squared error, summed over d_mlp", "log"),
+    ("l0", "L0: active features a row", "log"),
     ("fvu", "fraction of variance unexplained", "linear"),
-    ("dead", "dead features", "linear"),
-    ("mse", "squared error", "log"),
-    ("lr", "learning rate", "linear"),
+    ("n_dead", "dead features, in the counting window so far", "linear"),
+    ("learning_rate", "learning rate", "linear"),
 )
 """Key in history.jsonl, label, scale."""
 
@@ -50,9 +51,8 @@ def write_csv(path: Path, names: Sequence[str], columns: Sequence[np.ndarray]) -
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The training's records; resamplings and other events are left out."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [row for row in rows if "step" in row and "event" not in row]
+    """The training's records, and its events, which have the key `event`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 4.2)) -> tuple[Figure, np.ndarray]:
@@ -88,19 +88,21 @@ def density_plot(
         label = f"{n_units:,} {name}, {dead:,} never active, L0 {firing.l0:.1f}"
         axis.stairs(100 * count / n_units, edges, fill=True, color=color, alpha=0.35)
         axis.stairs(100 * count / n_units, edges, color=color, label=label)
-    _ultralow_line(axis, config.ultralow)
     axis.set_xlabel("log₁₀ density (fraction of tokens on which a unit is above 0)")
     axis.set_ylabel("% of units")
     axis.set_title(f"{dictionary_id}: density over {firings[0].n_rows:,} held-out tokens", loc="left", fontsize=11)
     axis.set_xlim(edges[0], 0)
     axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
-    axis.legend(frameon=False, loc="upper left")
+    _ultralow_line(axis, config.ultralow)
+    axis.legend(frameon=False, loc="upper center")
     save(figure, path)
 
 
 def _ultralow_line(axis: Axes, threshold: float) -> None:
     if np.log10(threshold) > axis.get_xlim()[0]:
-        axis.axvline(np.log10(threshold), color=MARK, linestyle=":", linewidth=1)
+        axis.axvline(np.log10(threshold), color=MARK, linestyle=":", linewidth=1, zorder=0)
+        note = f"ultralow: below {threshold:g} "
+        axis.text(np.log10(threshold), axis.get_ylim()[1], note, ha="right", va="top", rotation=90, fontsize=8, color=MARK)
 
 
 def l0_plot(path: Path, features: Firing, neurons: Firing, dictionary_id: str) -> None:
@@ -129,7 +131,7 @@ def cosine_plot(path: Path, found: Evaluation, config: EvaluateConfig, dictionar
     low = (density > 0) & (density < config.ultralow)
     rest = density >= config.ultralow
     if rest.any():
-        axis.scatter(np.log10(density[rest]), cosine[rest], s=5, color=FEATURE, alpha=0.5, linewidths=0, label="features")
+        axis.scatter(np.log10(density[rest]), cosine[rest], s=5, color=FEATURE, alpha=0.5, linewidths=0, label="the others")
     if low.any():
         label = f"ultralow (density below {config.ultralow:g}): {low.sum():,}"
         axis.scatter(np.log10(density[low]), cosine[low], s=7, color=NEURON, alpha=0.7, linewidths=0, label=label)
@@ -141,16 +143,18 @@ def cosine_plot(path: Path, found: Evaluation, config: EvaluateConfig, dictionar
     dead = int((density == 0).sum())
     axis.set_title(f"{dictionary_id}: {len(density):,} features, {dead:,} never active (not shown)", loc="left", fontsize=11)
     if rest.any() or low.any():
-        axis.legend(frameon=False, loc="lower right")
+        axis.legend(frameon=False, loc="upper center", markerscale=3)
     save(figure, path)
 
 
-def training_plot(path: Path, rows: Sequence[dict[str, Any]], dictionary_id: str) -> None:
-    """The curves of `CURVES` that the history has."""
-    present = [curve for curve in CURVES if any(curve[0] in row for row in rows)]
+def training_plot(path: Path, history: Sequence[dict[str, Any]], dictionary_id: str) -> None:
+    """The curves of `CURVES` that the history has, with a line at every resampling."""
+    rows = [row for row in history if "event" not in row]
+    present = [curve for curve in CURVES if any(isinstance(row.get(curve[0]), int | float) for row in rows)]
     if not present:
         return
-    figure, axes = new_figure(rows=-(-len(present) // 3), columns=3, size=(10.5, 2.9 * -(-len(present) // 3)))
+    n_rows = -(-len(present) // 3)
+    figure, axes = new_figure(rows=n_rows, columns=3, size=(10.5, 0.5 + 2.7 * n_rows))
     for axis in axes.flat[len(present) :]:
         axis.set_visible(False)
     for axis, (key, label, scale) in zip(axes.flat, present, strict=False):
@@ -158,8 +162,15 @@ def training_plot(path: Path, rows: Sequence[dict[str, Any]], dictionary_id: str
         axis.plot(*zip(*points, strict=True), color=FEATURE, linewidth=1)
         if scale == "log" and all(value > 0 for _, value in points):
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.6)))
+        else:
+            axis.set_ylim(0)
+        for row in history:
+            if row.get("event") == "resampling":
+                axis.axvline(row["step"], color=MARK, linestyle=":", linewidth=0.8)
         axis.set_title(label, loc="left", fontsize=9)
         axis.set_xlabel("step", fontsize=9)
-        axis.tick_params(labelsize=8)
-    figure.suptitle(f"{dictionary_id}: training", x=0.01, ha="left", fontsize=11)
+        axis.tick_params(labelsize=8, which="both")
+    figure.suptitle(f"{dictionary_id}: training (dotted: resampling of dead features)", x=0.01, ha="left", fontsize=11)
     save(figure, path)

@@ -1,0 +1,113 @@
+"""Stages `features` and `evaluate` over a toy transformer: what they write, twice in the same bytes, and what they say."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+
+from pipelines import evaluate, features
+from pipelines.common import Stage
+from sae import artefact
+from sae.dictionary.disk import write_dictionary
+from sae.errors import NumericsError
+from sae.features.table import FeatureTable
+from sae.provenance import Run
+from tests.features.toy import random_dictionary
+from tests.support.stores import make_tokens
+from tests.support.toy_source import ToySource
+
+PARAMS = {
+    "run": {"device": "cpu"},
+    "features": {"n_tokens": 300, "logit_min_count": 1},
+    "evaluate": {"n_tokens": 300, "n_bootstrap": 20},
+}
+HISTORY = [
+    {"step": 1, "loss": 3.0, "l0": 2.0, "learning_rate": 0.0, "n_dead": 1},
+    {"step": 1, "event": "resampling"},
+    {"step": 2, "loss": 2.0, "l0": 1.0, "learning_rate": 0.1, "n_dead": 0},
+]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with tokens, a dictionary with its history, and a transformer that is the toy."""
+    monkeypatch.chdir(tmp_path)
+    make_tokens(tmp_path / "data" / "tokens")
+    for name in ("transformer", "dictionary"):
+        target = tmp_path / "data" / "A" / ("transformer" if name == "transformer" else "1/dictionary")
+        with artefact.writing(target, Run(kind=name, id="A/1")) as draft:
+            write_dictionary(random_dictionary(), draft.path)
+            (draft.path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
+    for module in (features, evaluate):
+        monkeypatch.setattr(module, "load_source", lambda path, device: ToySource())
+    return tmp_path
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_features_writes_the_table(project, capsys):
+    features.main(Stage("features", PARAMS))
+    table = FeatureTable.open("data/A/1/features")
+    assert table.run.facts["n_features"] == len(table) == 24
+    assert str(table.feature(7)).startswith("A/1/7: density")
+    assert "held-out tokens" in capsys.readouterr().out
+    first = contents(project / "data/A/1/features")
+    features.main(Stage("features", PARAMS))
+    assert contents(project / "data/A/1/features") == first
+
+
+def test_features_says_where_the_split_is_smaller_than_asked(project, capsys):
+    features.main(Stage("features", PARAMS | {"features": {"n_tokens": 321}}))
+    assert "321 tokens asked for, the held-out split has 320" in capsys.readouterr().out
+
+
+def test_evaluate_writes_metrics_and_plots(project, capsys):
+    evaluate.main(Stage("evaluate", PARAMS))
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    assert metrics.keys() == {"features", "neurons", "reconstruction", "transformer"}
+    assert all(isinstance(value, int | float | None) for section in metrics.values() for value in section.values())
+    assert "loss recovered" in capsys.readouterr().out
+    pictures = {"density.png", "l0.png", "cosine.png", "training.png"}
+    assert {path.name for path in (project / "reports/evaluate").iterdir()} == pictures | {"density.csv", "l0.csv", "run.json"}
+    with open(project / "reports/evaluate/density.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(row["features"]) for row in rows) == metrics["features"]["n_alive"]
+    assert sum(int(row["neurons"]) for row in rows) == metrics["neurons"]["n_alive"]
+    with open(project / "reports/evaluate/l0.csv", encoding="utf-8") as file:
+        counts = [(int(row["n_active"]), int(row["tokens"])) for row in csv.DictReader(file)]
+    mean = sum(n * tokens for n, tokens in counts) / sum(tokens for _, tokens in counts)
+    assert mean == pytest.approx(metrics["features"]["l0"], rel=1e-5)
+    first = contents(project / "reports")
+    evaluate.main(Stage("evaluate", PARAMS))
+    assert contents(project / "reports") == first
+
+
+def test_nothing_half_written_is_left_of_a_failure(project, monkeypatch):
+    monkeypatch.setattr(ToySource, "activations", lambda self, tokens: torch.full((*tokens.shape, 16), math.nan))
+    with pytest.raises(NumericsError):
+        features.main(Stage("features", PARAMS))
+    with pytest.raises(NumericsError):
+        evaluate.main(Stage("evaluate", PARAMS))
+    assert not (project / "data/A/1/features").exists()
+    assert not list(project.rglob("*.partial"))
+    assert not [path for path in (project / "reports").rglob("*") if path.suffix in (".json", ".png")]
+
+
+def test_plots_of_a_dictionary_that_never_fires(project):
+    silent = random_dictionary(bias=-1e6)
+    with artefact.writing(project / "data/A/1/dictionary", Run(kind="dictionary", id="A/1")) as draft:
+        write_dictionary(silent, draft.path)
+    evaluate.main(Stage("evaluate", PARAMS))
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    assert metrics["features"]["n_alive"] == 0
+    assert metrics["features"]["encoder_decoder_cosine_median"] is None
+    assert not (project / "reports/evaluate/training.png").exists()
+
+
+def test_numbers_are_rounded_to_six_digits():
+    rounded = evaluate.rounded({"a": {"b": 1 / 3, "c": 7, "d": math.nan, "e": 1e-9 / 3, "f": None}})
+    assert rounded == {"a": {"b": 0.333333, "c": 7, "d": None, "e": 3.33333e-10, "f": None}}
