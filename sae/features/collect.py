@@ -130,8 +130,9 @@ def read(source: ActivationSource, dictionary: Dictionary, tokens: TokenStore, c
         done = batch.first + len(batch.contexts.tokens)
         reader.add(active, np.flatnonzero(kept) + batch.first * split.context_length, fraction_read=done / limit)
         shift = rows.mean(0) if shift is None else shift
-        neurons.add(rows - shift)
-        total += products(active, rows - shift, dictionary.n_features)
+        centred = rows - shift
+        neurons.add(centred)
+        total += products(active, centred, dictionary.n_features)
         kinds += np.bincount(batch.contexts.kind.ravel()[kept].astype(np.int64) + 1, minlength=len(kinds))
         seen.append(batch.contexts)
     contexts = Contexts(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))

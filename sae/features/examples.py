@@ -92,7 +92,7 @@ def _top(value: ndarray, owner: ndarray, n: int) -> Int[ndarray, " chosen"]:
 def _from_intervals(
     value: ndarray, owner: ndarray, group: ndarray, chance: ndarray, n: int
 ) -> tuple[Int[ndarray, " chosen"], Int[ndarray, " chosen"]]:
-    """From each group `n` documents by chance, and of each a token by chance; and their slots (group · n + rank by value)."""
+    """From each group `n` tokens by chance, passing over documents already drawn; and their slots (group · n + rank by value)."""
     order = np.lexsort((chance, group))
     key = group[order] * (int(owner.max()) + 2) + owner[order] + 1
     _, first = np.unique(key, return_index=True)
