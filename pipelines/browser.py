@@ -5,7 +5,7 @@ from sae import artefact
 from sae.features.table import FeatureTable
 from sae.metrics.density import PAPER_ULTRALOW
 from sae.web.browser import BrowserConfig, build
-from sae.web.figures import headline, read_metrics
+from sae.web.figures import headline, identity, read_metrics
 
 
 def main(stage: Stage) -> None:
@@ -15,9 +15,9 @@ def main(stage: Stage) -> None:
     if not metrics:
         print(f"browser: no figures of {stage.dictionary_id} in {stage.reports}; the page goes without (dvc repro evaluate)")
     ultralow = metrics.get("features", {}).get("ultralow_threshold", PAPER_ULTRALOW)
-    run = stage.run("browser", config, id=stage.dictionary_id, parents=(stage.features,), n_features=len(table))
+    run = stage.run("browser", config, id=stage.dictionary_id, parents=(stage.features, stage.dictionary), n_features=len(table))
     with artefact.writing(stage.browser, run) as draft:
-        build(table, draft.path, config, headline(metrics), ultralow)
+        build(table, draft.path, config, [*identity(stage.dictionary), *headline(metrics)], ultralow)
     size = sum(file.stat().st_size for file in stage.browser.rglob("*") if file.is_file())
     shown = min(config.n_features or len(table), len(table))
     print(

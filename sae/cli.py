@@ -52,14 +52,14 @@ def info(name: Name, root: Root = DATA) -> None:
         ("dictionary", f"{run.id or name}, {dictionary.variant}"),
         ("features", f"{dictionary.n_features:,} over {dictionary.d_mlp:,} neurons ({n_parameters:,} parameters)"),
         ("transformer", _transformer(place)),
+        *_quality(place),
+        ("", ""),
+        *((key.replace("_", " "), _short(value)) for key, value in run.facts.items() if isinstance(value, int | float | str)),
         ("seed", str(run.seed)),
+        ("params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))),
         ("code", run.code),
         ("made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))),
-        ("params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))),
-        *((key.replace("_", " "), _short(value)) for key, value in run.facts.items() if isinstance(value, int | float | str)),
-        ("", ""),
-        *_quality(place),
-        ("in", str(place.dictionary)),
+        ("lies in", str(place.dictionary)),
     ]
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
@@ -83,8 +83,8 @@ def features(
     for position, token in enumerate(shown):
         fires = reading.strongest(position, top)
         n_active = int((reading.activations[position] > 0).sum())
-        more = f"   … {n_active - len(fires)} more" if n_active > len(fires) else ""
-        listed = "  ".join(f"#{feature:<6} {_short(value):>6}" for feature, value in fires) or "no feature fires"
+        more = f" … {n_active - len(fires)} more" if n_active > len(fires) else ""
+        listed = "".join(f"#{feature} {value:.3g}".ljust(14) for feature, value in fires) or "no feature fires"
         typer.echo(f"{token:<{width}} {listed}{more}".rstrip())
     active = (reading.activations > 0).sum(1).float()
     typer.echo(
@@ -155,7 +155,7 @@ def _transformer(place: "Place") -> str:
         run = artefact.read_run(place.transformer, "transformer")
     except StoreError:
         return f"none at {place.transformer}"
-    losses = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.facts.items() if isinstance(value, float)]
+    losses = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.facts.items() if key.endswith("loss")]
     return ", ".join([run.id, *losses])
 
 

@@ -6,6 +6,7 @@ Run it from the folder that holds `data/`, after `make repro`. The command `sae 
 import sys
 
 import sae
+from sae.features.feature import printable
 from sae.features.reading import Reader
 from sae.library import locate
 from sae.source.transformer import load_source
@@ -17,7 +18,7 @@ reader = Reader(sae.TokenStore.open(place.tokens), load_source(place.transformer
 reading = reader.read(text)
 for position, token in enumerate(reading.tokens):
     fires = ", ".join(f"{feature} ({value:.2f})" for feature, value in reading.strongest(position, 4))
-    print(f"{token.decode(errors='backslashreplace')!r:<16} {fires}")
+    print(f"{printable(token):<16} {fires}")
 
 strongest = int(reading.activations.max(0).values.argmax())
 print(f"\nThe strongest of them:\n{dictionary.feature(strongest)}")

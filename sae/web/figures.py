@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae import artefact
+from sae.dictionary.disk import SHAPE
 from sae.errors import StoreError
 
 METRICS = "metrics.json"
@@ -30,6 +31,23 @@ def read_metrics(reports: Path, dictionary: Path) -> dict[str, Any] | None:
     except (StoreError, FileNotFoundError, json.JSONDecodeError):
         return None
     return metrics if artefact.digest(dictionary) in run.parents.values() else None
+
+
+def identity(dictionary: Path) -> list[Figure]:
+    """What the dictionary in this folder is, without opening its weights."""
+    try:
+        shape = json.loads((dictionary / SHAPE).read_text(encoding="utf-8"))
+        variant, d_mlp = str(shape["variant"]), int(shape["d_mlp"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        raise StoreError(f"{dictionary} holds no readable {SHAPE}; make the dictionary again: dvc repro train") from None
+    return [
+        Figure(
+            label="Variant", value=variant.replace("_", " "), meaning="What kind of dictionary this is, as the package names it."
+        ),
+        Figure(
+            label="Neurons", value=f"{d_mlp:,}", meaning="Width of the MLP layer whose activations the dictionary takes apart."
+        ),
+    ]
 
 
 def headline(metrics: dict[str, Any]) -> list[Figure]:

@@ -40,14 +40,15 @@ SAE.route = async () => {
     await SAE.feature.show(feature);
     if (SAE.feature.shown !== feature) return;
     [overview.hidden, article.hidden] = [true, false];
-    document.title = `${SAE.about.id}/${feature}`;
+    document.title = SAE.name(feature);
+    document.getElementById("main").focus({ preventScroll: true });
     window.scrollTo(0, 0);
     return;
   }
   const shown = SAE.feature.shown;
   SAE.feature.shown = null;
   [overview.hidden, article.hidden] = [false, true];
-  document.title = `${SAE.about.id} · ${SAE.count(SAE.about.n_features)} features`;
+  document.title = `${SAE.about.id || "Dictionary"} · ${SAE.count(SAE.about.n_features)} features`;
   const parameters = Object.fromEntries(new URLSearchParams(address.replace(/^\?/, "")));
   const known = Object.fromEntries(Object.entries(parameters).filter(([key]) => key in SAE.list.start));
   if ("descending" in known) known.descending = known.descending !== "false";

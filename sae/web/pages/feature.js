@@ -40,7 +40,7 @@ SAE.feature.head = (feature) => {
   back.addEventListener("click", () => SAE.showList());
   const where = place < 0 ? "" : `${SAE.count(place + 1)} of ${SAE.count(list.order.length)} by ${about.definitions[list.view.sort].label.toLowerCase()}`;
   return element("header", { class: "feature-head" },
-    element("h1", {}, element("span", { class: "quiet" }, `${about.id}/`), String(feature)),
+    element("h1", {}, element("span", { class: "quiet" }, SAE.name("")), String(feature)),
     element("nav", { "aria-label": "Features" }, element("span", { class: "hint" }, where), back,
       go("←", "previous feature", SAE.feature.neighbour(-1)), go("→", "next feature", SAE.feature.neighbour(1)), random));
 };

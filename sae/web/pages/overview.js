@@ -131,7 +131,9 @@ SAE.overview.brush = (chart, low, span, width) => {
     shade.setAttribute("x", Math.min(from, at(event)) * width);
     shade.setAttribute("width", Math.abs(at(event) - from) * width);
   });
+  chart.addEventListener("pointercancel", () => { from = null; });
   chart.addEventListener("pointerup", (event) => {
+    if (from === null) return;
     const [left, right] = [Math.min(from, at(event)), Math.max(from, at(event))];
     from = null;
     if (right - left < 0.01) SAE.list.change({ low: "", high: "" });

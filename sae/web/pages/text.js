@@ -136,6 +136,9 @@ SAE.element = (name, attributes = {}, ...children) => {
   return node;
 };
 
+// A feature's name, as in the paper.
+SAE.name = (feature) => `${SAE.about.id ? `${SAE.about.id}/` : "feature "}${feature}`;
+
 // Numbers as they are read.
 SAE.number = (value, digits = 3) => {
   if (!Number.isFinite(value)) return "–";
