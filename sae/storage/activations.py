@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import zarr
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
@@ -26,7 +25,7 @@ CHUNKS_MIXED = 16
 class ActivationStore:
     """A committed store, opened with `ActivationStore.open(path)`. `store[a:b]` are rows as numpy, `len(store)` their number."""
 
-    def __init__(self, path: Path, run: Run, group: zarr.Group):
+    def __init__(self, path: Path, run: Run, group: arrays.Group):
         self.path, self.run = path, run
         self._rows = arrays.get_array(group, "activations")
         self._origin = arrays.get_array(group, "origin")
