@@ -10,8 +10,11 @@ from sae.proxies.scripts import Script
 
 Reading = Literal["sign", "clipped", "score"]
 """What of a score is correlated with activations: 1 where it is positive and 0 elsewhere, max(score, 0), or the score.
-The paper thresholds Arabic's score at 0 and binarises DNA's; of base64's it says nothing, so that is taken as it is.
-All but the last can be had of every proxy: a score of min_tokens > 1 is -inf where a document has only begun."""
+
+The paper's words: "the activity of the Arabic script proxy (thresholded at 0)", beside a remark that correlation "takes
+magnitude into account", so max(score, 0), and Hebrew likewise; "we binarize the [DNA] proxy (based on its sign)"; of
+base64's score nothing, so that is taken as it is. The first two are reported for every hypothesis. The last can't be had
+where min_tokens > 1, as a document that has only begun scores -inf there."""
 
 
 @final
@@ -46,7 +49,7 @@ HYPOTHESES: dict[str, Hypothesis] = {
             kinds=("arabic",),
             # The paper says "including e.g." these two; presentation forms and Extended-A occur in no text of ours.
             proxy=Script(blocks=((0x0600, 0x06FF), (0x0750, 0x077F))),
-            reading="sign",
+            reading="clipped",
             paper=0.74,
         ),
         Hypothesis(
@@ -54,7 +57,7 @@ HYPOTHESES: dict[str, Hypothesis] = {
             title="Hebrew",
             kinds=("hebrew",),
             proxy=Script(blocks=((0x0590, 0x05FF),)),
-            reading="sign",
+            reading="clipped",
             paper=0.55,
         ),
         Hypothesis(

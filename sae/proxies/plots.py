@@ -15,13 +15,13 @@ from numpy import ndarray
 
 from sae.proxies.agreement import N_INTERVALS, SCORE_EDGES, Tally
 from sae.proxies.report import Findings
-from sae.proxies.survey import MEASURES, Candidate
+from sae.proxies.survey import Candidate
 
 COLOURS = ("#d5d8dc", "#a9b1ba", "#fbd38a", "#f7a44b", "#e8702d", "#c23b22", "#7f1d1d")
 """One for each bin of the score: grey where it speaks against the hypothesis, warmer the more it speaks for it."""
 assert len(COLOURS) == len(SCORE_EDGES) + 1
 N_BARS = 33
-READING_WORDS = {"sign": "sign of the proxy", "clipped": "max(proxy, 0)", "score": "the proxy's score"}
+READING_WORDS = {"sign": "the proxy's sign", "clipped": "max(proxy, 0)", "score": "the proxy"}
 OUTLINE = "#16325c"
 
 
@@ -57,17 +57,21 @@ def _pair(axes: ndarray, findings: Findings, candidate: Candidate) -> None:
     _stack(axes[0], tally.counts, tally, clip=True)
     _stack(axes[1], tally.sums / tally.sums.sum(), tally, clip=False)
     word = "feature" if candidate.population == "features" else "neuron"
-    r_kind = pearson[MEASURES.index("kind")]
     axes[0].set_title(
-        f"best {word} {findings.id(candidate.population, candidate.unit)}:  r = {pearson[0]:.2f} "
-        f"({READING_WORDS[hypothesis.reading]}),  {'–' if np.isnan(r_kind) else f'{r_kind:.2f}'} (documents' kind)",
+        f"best {word}: {findings.id(candidate.population, candidate.unit)}\n"
+        f"r = {_number(pearson[0])} with {READING_WORDS[hypothesis.reading]}, {_number(pearson[-1])} with documents' kind",
         fontsize=10,
         loc="left",
     )
     axes[0].set_ylabel("tokens")
-    axes[1].set_title("weighted by activation", fontsize=10, loc="left")
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes[1].set_title("expected value: the same, weighted by activation", fontsize=10, loc="left")
     axes[1].set_ylabel("share of the summed activation")
     axes[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+
+def _number(r: float) -> str:
+    return "–" if np.isnan(r) else f"{r:.2f}"
 
 
 def _stack(axes: Axes, table: ndarray, tally: Tally, *, clip: bool) -> None:
@@ -118,7 +122,7 @@ def _legend_entries(findings: Findings, h: int) -> tuple[list, list[str]]:
         (findings.tallies[c].counts.sum((0, 2)) for p in ("features", "neurons") if (c := findings.best(p, h, "proxy"))),
         np.zeros(len(COLOURS), dtype=np.int64),
     )
-    bounds = ["", *(f"{edge:g}" for edge in SCORE_EDGES), ""]
+    bounds = ["", *(f"{edge:g}".replace("-", "−") for edge in SCORE_EDGES), ""]
     handles: list = []
     labels = []
     for i, colour in enumerate(COLOURS):

@@ -14,6 +14,7 @@ from sae.proxies.hypotheses import HYPOTHESES, Hypothesis, ProxiesConfig
 from sae.proxies.likelihood import Alphabet
 from sae.proxies.plots import plot_hypothesis
 from sae.proxies.report import find, report
+from sae.proxies.sampling import measure
 from tests.proxies.corpora import OneHotSource, dictionary_of, write_store
 
 # ids:        0       1       2     3      4       5        6
@@ -166,3 +167,28 @@ def test_paper_figures():
     assert {name: h.paper for name, h in HYPOTHESES.items() if h.paper} == {
         "arabic": 0.74, "hebrew": 0.55, "dna": 0.80, "base64": 0.38,
     }  # fmt: skip
+
+
+def test_readings_of_a_score_are_correlated_as_named(tmp_path):
+    vocabulary = [b"q9", b"Zk", b"the ", b"...", b"<bos>"]
+    train = [("english", [2, 3] * 300 + [0]), ("base64", [0, 1] * 20)]
+    heldout = [("base64", [0, 1, 0, 0, 3, 1]), ("english", [2, 2, 3, 0, 2]), ("pem", [3, 1, 1])]
+    store = write_store(tmp_path / "tokens", vocabulary, train, heldout)
+    strength = torch.tensor([1.0, 3.0, 2.0, 0.5, 7.0])
+    config = ProxiesConfig(hypotheses=("base64",), n_strongest=2)
+    findings = find(store, OneHotSource(strength), dictionary_of({}, 2, 5), config)
+    weights = HYPOTHESES["base64"].proxy.weights(measure(store, 10, 0))
+    scores, tokens = [], []
+    for _, text in heldout:
+        for j in range(len(text)):
+            scores.append(max(sum(weights[t] for t in text[start : j + 1]) for start in range(j + 1)))
+            tokens.append(text[j])
+    readings = [scores, np.array(scores) > 0, np.maximum(scores, 0), np.repeat([1, 0, 1], [6, 5, 3])]  # PEM is base64 too
+    for neuron in range(4):
+        x = np.where(np.array(tokens) == neuron, strength[neuron].item(), 0.0)
+        wanted = [np.corrcoef(x, y)[0, 1] for y in readings]
+        np.testing.assert_allclose(findings.found.populations["neurons"].pearson[:, 0, neuron], wanted, rtol=1e-9)
+    assert np.isnan(findings.found.populations["features"].pearson).all()  # features that never fire
+    words = report(findings, config)["hypotheses"]["base64"]
+    assert words["best_feature"] is None
+    assert words["n_tokens"] == 9
