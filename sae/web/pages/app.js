@@ -122,7 +122,7 @@ SAE.makeHelp = () => {
 
 SAE.makeFooter = () => {
   const { element, about } = SAE, footer = document.getElementById("footer");
-  const entries = Object.values(about.definitions).map(({ label, meaning }) => element("div", {}, element("dt", {}, label), element("dd", {}, meaning)));
+  const entries = Object.values(about.definitions).sort((a, b) => a.label.localeCompare(b.label)).map(({ label, meaning }) => element("div", {}, element("dt", {}, label), element("dd", {}, meaning)));
   footer.append(element("h2", {}, "What the numbers are"), element("dl", { class: "definitions" }, ...entries));
   footer.hidden = false;
 };
