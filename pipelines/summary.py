@@ -11,7 +11,8 @@ from sae import artefact
 def main(stage: Stage) -> None:
     transformer = artefact.read_run(stage.transformer, "transformer").facts
     metrics, proxies = _read(stage.reports / "metrics.json"), _read(stage.reports / "proxies.json")
-    text = "\n".join([*_figures(stage, transformer, metrics), "", *_proxies(proxies), "", *_places(stage)]) + "\n"
+    sections = [_transformer(stage, transformer), _dictionary(stage, metrics), _proxies(proxies), _places(stage)]
+    text = "\n\n".join("\n".join(section) for section in sections) + "\n"
     artefact.write_text(stage.reports / "summary.txt", text)
     print("\n" + text)
 
@@ -20,19 +21,61 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _figures(stage: Stage, transformer: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
-    return [f"{stage.dictionary_id}: {transformer} {metrics}"]
+def _line(name: str, value: str) -> str:
+    return f"  {name:<44}{value}"
+
+
+def _transformer(stage: Stage, facts: dict[str, Any]) -> list[str]:
+    return [
+        f"transformer {stage.transformer_id}, held-out text, nats a token",
+        _line("loss", f"{facts['heldout_loss']:.3f}"),
+        _line("bigram (Kneser-Ney), unigram", f"{facts['bigram_loss']:.3f}, {facts['unigram_loss']:.3f}"),
+    ]
+
+
+def _dictionary(stage: Stage, metrics: dict[str, Any]) -> list[str]:
+    features, rows, losses = metrics["features"], metrics["reconstruction"], metrics["transformer"]
+    ultralow = features["n_ultralow"]
+    counted = (
+        "too few tokens to count" if ultralow is None else f"{ultralow:,} (density under {features['ultralow_threshold']:g})"
+    )
+    return [
+        f"dictionary {stage.dictionary_id}, {features['n_units']:,} features, held-out text",
+        _line("L0 (active features a token; neurons)", f"{rows['l0']:.1f} ({metrics['neurons']['l0']:.1f})"),
+        _line("fraction of variance unexplained", f"{rows['fvu']:.3f}"),
+        _line(
+            "loss recovered against zero, mean ablation",
+            f"{losses['loss_recovered_zero']:.1%} ± {losses['loss_recovered_zero_error']:.1%}, "
+            f"{losses['loss_recovered_mean']:.1%} ± {losses['loss_recovered_mean_error']:.1%}",
+        ),
+        _line("nats a token lost, KL", f"{losses['nats_lost']:.4f}, {losses['kl']:.4f}"),
+        _line("dead features", f"{features['n_dead']:,} of {features['n_units']:,} over {features['n_tokens']:,} tokens"),
+        _line("ultralow features", counted),
+    ]
 
 
 def _proxies(proxies: dict[str, Any]) -> list[str]:
-    return [str(proxies)]
+    lines = ["correlation with the proxy / with the document's kind: best feature, best neuron"]
+    for name, found in proxies["hypotheses"].items():
+        lines.append(_line(name, ",  ".join(_unit(found[unit]) for unit in ("best_feature", "best_neuron"))))
+    return lines
+
+
+def _unit(unit: dict[str, Any] | None) -> str:
+    if unit is None:
+        return "none"
+    values = ("-" if unit[key] is None else f"{unit[key]:.2f}" for key in ("pearson_proxy", "pearson_kind"))
+    return f"{unit['id']} {' / '.join(values)}"
 
 
 def _places(stage: Stage) -> list[str]:
     return [
-        f"dictionary   {stage.dictionary}    (from Python: sae.load({stage.dictionary_id!r}))",
-        f"figures      {stage.reports}/metrics.json, {stage.reports}/proxies.json, plots in {stage.reports}/",
-        f"page         {stage.browser}/index.html    open it with: .venv/bin/sae browse {stage.dictionary_id}",
+        "where things are",
+        _line(f"dictionary: sae.load({stage.dictionary_id!r})", str(stage.dictionary)),
+        _line("figures", f"{stage.reports}/metrics.json, {stage.reports}/proxies.json"),
+        _line("plots", f"{stage.reports}/evaluate/, {stage.reports}/proxies/"),
+        _line("page of all features", f"{stage.browser}/index.html"),
+        _line("open it with", f".venv/bin/sae browse {stage.dictionary_id}"),
     ]
 
 

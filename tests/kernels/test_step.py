@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sae.kernels import sparse_cpu
 from sae.kernels.choice import choose_step
 from sae.kernels.dense import dense_step
 from sae.kernels.gradients import Weights
@@ -101,3 +102,49 @@ def test_choice_follows_the_density():
     assert choose_step(cpu, 1.0) is dense_step
     assert choose_step(cpu, 0.01) is (sparse_step if torch.backends.mkl.is_available() else dense_step)
     assert choose_step(torch.device("cuda"), 0.01) is dense_step
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("seed", range(5))
+def test_screen_misses_no_active_entry(scale, seed):
+    """Against pre-activations in float64, biases placed so that many lie within bfloat16's rounding of zero."""
+    weights, x = problem(n_rows=300, n_features=64, d_mlp=96, seed=seed)
+    x = x * scale
+    b_enc = -(x[:64] @ weights.W_enc.T).diagonal() * (1 + 2e-3 * torch.randn(64, generator=torch.Generator().manual_seed(seed)))
+    weights = weights._replace(b_enc=b_enc)
+    offsets, features = sparse_cpu.screen(weights, x)
+    kept = torch.zeros(300, 64, dtype=torch.bool)
+    kept[torch.repeat_interleave(torch.arange(300), offsets.diff()), features.long()] = True
+    exact = x.double() @ weights.W_enc.double().T + b_enc.double()
+    assert kept[exact > 0].all()
+    assert not kept[exact < -0.1 * exact.abs().max()].any(), "the screen lets everything through"
+
+
+def test_screen_holds_in_the_worst_case():
+    """Every factor rounds the same way, as far as it can: just above halfway between two bfloat16 numbers, sign by sign."""
+    n = 512
+    w = torch.full((1, n), 1 + sparse_cpu.ROUNDOFF * 0.999)
+    x = torch.full((1, n), 1 + sparse_cpu.ROUNDOFF * 0.999)
+    exact = float(w.double() @ x.double().T)
+    rounded = float(w.bfloat16().double() @ x.bfloat16().double().T)
+    assert rounded < exact * (1 - 1.9 * sparse_cpu.ROUNDOFF)
+    weights = Weights(w, torch.tensor([-exact * (1 - 1e-6)]), torch.nn.functional.normalize(w, dim=1), torch.zeros(n))
+    assert len(sparse_cpu.screen(weights, x)[1]) == 1
+
+
+@pytest.mark.parametrize("bias", [0.0, -3.0])
+def test_screened_encoding_equals_plain(bias):
+    weights, x = problem(n_rows=2 * ROWS_AT_ONCE + 7, n_features=60, bias=bias)
+    plain, screened = sparse_cpu.encode_plain(weights, x), sparse_cpu.encode_screened(weights, x)
+    for a, b in zip(plain, screened, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("screened", [False, True])
+def test_sparse_step_either_way_equals_numpy(screened, monkeypatch):
+    monkeypatch.setattr(sparse_cpu, "multiplies_bfloat16", lambda: screened)
+    weights, x = problem(bias=-2.0)
+    exact = [np.asarray(w.double()) for w in weights]
+    reference = numpy_reference.gradients(*exact, np.asarray(x.double()), 0.7)
+    for ours, theirs in zip(sparse_step(weights, x, 0.7).gradients, reference, strict=True):
+        assert relative(ours.numpy(), theirs) < 1e-5
