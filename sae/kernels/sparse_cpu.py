@@ -7,10 +7,11 @@ float32. Nothing is approximated: no active entry is missed (the bound is below)
 by the order of summation only.
 
 The screen's bound. Let u = 2⁻⁸, bfloat16's unit roundoff. Rounding both inputs changes Σ_d x_d w_d by at most
-(2u + u²) Σ|x_d w_d|; accumulating n products in float32, in any order, by at most n 2⁻²⁴ (1 + u)² Σ|x_d w_d| / (1 − n 2⁻²⁴); and Σ|x_d w_d| ≤ ‖x‖‖w‖
-(Cauchy-Schwarz). Call the sum of both β ‖x‖‖w‖. The exact pre-activation x·w + b is positive only if the accumulated product
-is above t = −b − β ‖x‖‖w‖; rounding it to bfloat16 moves it by at most u of itself, and so does rounding the threshold, which
-is therefore put at t − 2.1 u |t|. `SLACK` covers the float32 rounding of the bound itself and underflow.
+(2u + u²) Σ|x_d w_d|; accumulating n products in float32, in any order, by at most n 2⁻²⁴ (1 + u)² Σ|x_d w_d| / (1 − n 2⁻²⁴);
+and Σ|x_d w_d| ≤ ‖x‖‖w‖ (Cauchy-Schwarz). Call the sum of both β ‖x‖‖w‖. The exact pre-activation x·w + b is positive only if
+the accumulated product is above t = −b − β ‖x‖‖w‖; rounding it to bfloat16 moves it by at most u of itself, and so does
+rounding the threshold, which is therefore put at t − 2.1 u |t|. `SLACK` covers the float32 rounding of the bound itself and
+underflow.
 """
 
 import warnings
