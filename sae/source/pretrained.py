@@ -13,13 +13,20 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
 from sae import artefact
 from sae.errors import ConfigError
 from sae.source.hub import snapshot
-from sae.source.transformer import CONFIG, HUB_PATTERNS, NATIVE_FIELDS, WEIGHTS, boot_hub, build_native, load_weights
+from sae.source.transformer import (
+    CONFIG,
+    HUB_PATTERNS,
+    NATIVE_FIELDS,
+    WEIGHTS,
+    TransformerBridge,
+    boot_hub,
+    build_native,
+    load_weights,
+)
 
 LEGACY_PATTERNS = ("config.json", "*final.pth")
 """Not all of such a repository: it holds many checkpoints too."""
@@ -90,13 +97,7 @@ def _from_state_dict(folder: Path, patterns: tuple[str, ...]) -> TransformerBrid
         found = ", ".join(file.name for file in files) or "none"
         raise ConfigError(f"{folder} must hold one file of weights ({', '.join(patterns)}); found: {found}")
     bridge = build_native(native_fields(_read_json(folder / CONFIG), str(folder / CONFIG)))
-    state = _read_state(files[0])
-    if any(".W_" in name for name in state):  # HookedTransformer's names
-        try:
-            state = convert_tl_checkpoint(state, bridge.cfg)
-        except ValueError as error:
-            raise ConfigError(f"{files[0]} is no state dict of a HookedTransformer with that config: {error}") from None
-    load_weights(bridge, state, str(files[0]))
+    load_weights(bridge, _read_state(files[0]), str(files[0]))
     return bridge
 
 

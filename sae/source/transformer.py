@@ -1,6 +1,6 @@
 """`TransformerSource`: a transformer of transformer_lens as an `ActivationSource`; built, saved and read back.
 
-This and `pretrained.py` beside it are the only files that import transformer_lens (which takes 4 to 6 s).
+The only file that imports transformer_lens (which takes 4 to 6 s).
 An artefact is `config.json` (its `form` and the hook point) with, for the form `native`, `weights.safetensors`: the
 state dict of transformer_lens's own architecture. The form `hub` names a repository and a commit, for architectures
 that only transformers can build; it is booted again from the hub's cache.
@@ -20,6 +20,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.native import boot as boot_native
 from transformer_lens.model_bridge.sources.transformers import boot as boot_transformers
+from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
@@ -211,11 +212,14 @@ def boot_hub(folder: Path, name: str) -> TransformerBridge:
 
 
 def load_weights(bridge: TransformerBridge, state: dict[str, Tensor], where: str) -> None:
-    """Fill `bridge`, strictly; a missing unembedding bias is zero. Raises `ConfigError` that names what does not fit."""
-    bias = torch.zeros(bridge.W_U.shape[-1])
+    """Fill `bridge`, strictly, from a state dict with transformer_lens 4's names or with HookedTransformer's (`W_Q`, `W_E`);
+    only the unembedding's bias may be missing, and is zero. Raises `ConfigError` that names what does not fit."""
     try:
+        if any(".W_" in name for name in state):
+            state = convert_tl_checkpoint(state, bridge.cfg)
+        bias = torch.zeros(bridge.W_U.shape[-1])
         bridge.load_state_dict({"unembed.bias": bias, **{name: value.float() for name, value in state.items()}}, strict=True)
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, ValueError) as error:
         raise ConfigError(f"the weights in {where} do not fit its config: {error}") from None
 
 
