@@ -170,8 +170,8 @@ def test_paper_figures():
 
 
 def test_readings_of_a_score_are_correlated_as_named(tmp_path):
-    vocabulary = [b"q9", b"Zk", b"the ", b"...", b"<bos>"]
-    train = [("english", [2, 3] * 300 + [0]), ("base64", [0, 1] * 20)]
+    vocabulary = [b"q", b"Z", b"the ", b"...", b"<bos>"]
+    train = [("english", [2, 3] * 300), ("base64", [0, 1, 1, 0, 1])]
     heldout = [("base64", [0, 1, 0, 0, 3, 1]), ("english", [2, 2, 3, 0, 2]), ("pem", [3, 1, 1])]
     store = write_store(tmp_path / "tokens", vocabulary, train, heldout)
     strength = torch.tensor([1.0, 3.0, 2.0, 0.5, 7.0])
