@@ -1,0 +1,171 @@
+"""The whole pipeline at a tiny size: under DVC, killed on the way and started again; and once more in one process, same bits."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.common import Stage
+from tests.import_graph import ROOT
+
+TINY = {
+    "corpus": {"megabytes": 0.8},
+    "tokens": {"n_vocab": 700, "context_length": 48},
+    "transformer": {"n_tokens": 60_000, "d_model": 32, "d_mlp": 64, "n_heads": 2, "heldout_tokens": 8192},
+    "harvest": {"n_rows": 30_000, "positions_per_context": 16},
+    "train": {"n_features": 128, "batch_size": 1024, "n_steps": 60, "resample_inputs": 2048, "log_every": 10},
+    "features": {"n_tokens": 16_384},
+    "evaluate": {"n_tokens": 8192, "n_density_tokens": 16_384, "n_bootstrap": 50},
+    "proxies": {"n_tokens": 16_384, "n_sample_tokens": 16_384},
+}
+STAGES = ("corpus", "tokens", "transformer", "harvest", "train", "features", "evaluate", "proxies", "browser", "summary")
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "HF_HUB_OFFLINE": "1",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+def make_copy(folder: Path) -> Path:
+    """A copy of the project with tiny params, with no git around it."""
+    folder.mkdir()
+    for name in ("sae", "pipelines"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "requirements.lock", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, values in TINY.items():
+        params[section].update(values)
+    params["run"]["threads"] = 1
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return folder
+
+
+def dvc(folder: Path, *args: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "dvc", *args], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def kill_during(folder: Path, sign: str) -> None:
+    """`dvc repro`, killed with SIGKILL as soon as `sign` exists."""
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not (folder / sign).exists():
+        assert process.poll() is None, "dvc ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def digests(folder: Path) -> dict[str, dict[str, str]]:
+    """Every artefact's own digests of its files, and the reports."""
+    found = {}
+    for record in sorted(folder.glob("data/**/run.json")) + sorted(folder.glob("reports/**/run.json")):
+        run = json.loads(record.read_text())
+        run.pop("code")
+        found[record.relative_to(folder).as_posix()] = run
+    for report in sorted(folder.glob("reports/*.*")):
+        found[report.relative_to(folder).as_posix()] = report.read_text()
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was killed in the middle of training the transformer, and then started again."""
+    folder = make_copy(tmp_path_factory.mktemp("dvc") / "project")
+    dvc(folder, "init", "--no-scm", "-q")
+    kill_during(folder, "data/A/transformer.partial")
+    assert not (folder / "data/A/transformer").exists()
+    output = dvc(folder, "repro")
+    return folder, output
+
+
+def test_killed_and_started_again_it_ends_with_everything_in_place(finished):
+    folder, output = finished
+    for path in ("data/A/1/browser/index.html", "reports/evaluate", "reports/proxies", "data/A/1/dictionary/weights.safetensors"):
+        assert (folder / path).exists()
+    assert not list(folder.rglob("*.partial"))
+    assert (folder / "reports/summary.txt").read_text() in output
+    assert "Stage 'corpus' didn't change, skipping" in output
+
+
+def test_second_run_does_nothing(finished):
+    folder, _ = finished
+    output = dvc(folder, "repro")
+    assert "Running stage" not in output
+    assert "Data and pipelines are up to date" in output
+
+
+def test_same_bits_in_another_run(finished, tmp_path, monkeypatch):
+    """All stages in one process, in another folder: every file of every artefact has the digest of the first run."""
+    folder, _ = finished
+    again = make_copy(tmp_path / "again")
+    monkeypatch.chdir(again)
+    params = yaml.safe_load((again / "params.yaml").read_text())
+    program = (
+        "import sys, yaml, torch\n"
+        "from importlib import import_module\n"
+        "from pipelines.common import Stage\n"
+        "torch.set_num_threads(1); torch.use_deterministic_algorithms(True, warn_only=True)\n"
+        f"for name in {STAGES!r}:\n"
+        "    import_module(f'pipelines.{name}').main(Stage(name, yaml.safe_load(open('params.yaml'))))\n"
+    )
+    assert params["run"]["threads"] == 1
+    done = subprocess.run([sys.executable, "-c", program], cwd=again, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = digests(folder), digests(again)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name] == second[name], name
+
+
+def test_the_command_line_reads_the_result(finished):
+    folder, _ = finished
+    for args in (
+        ["info", "A/1"],
+        ["features", "A/1", "--text", "def f(x): return x"],
+        ["feature", "A/1/3"],
+        ["browse", "A/1", "--no-open"],
+    ):
+        command = [sys.executable, "-c", "from sae.cli import app; app()", *args]
+        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message", "code"),
+    [
+        ("train", {"n_featurs": 3}, "did you mean 'n_features'", 78),
+        ("train", {"l1": "strong"}, "'train.l1' = 'strong'", 78),
+        ("train", {"n_features": 10_000_000}, "n_features", 78),
+        ("harvest", {"n_rows": 10_000_000}, "nothing is repeated", 65),
+        ("transformer", {"layer": 3}, "layer 3", 78),
+        ("run", {"device": "abacus"}, "device 'abacus'", 78),
+    ],
+)
+def test_wrong_params_end_with_one_clear_message(finished, section, change, message, code, monkeypatch, capsys):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    before = digests(folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params[section].update(change)
+    stage = section if section != "run" else "train"
+    from sae.errors import SaeError
+
+    with pytest.raises(SaeError, match=message) as caught:
+        importlib.import_module(f"pipelines.{stage}").main(Stage(stage, params))
+    assert caught.value.exit_code == code
+    assert digests(folder) == before
+    assert not list(folder.rglob("*.partial"))
