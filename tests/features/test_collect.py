@@ -127,6 +127,7 @@ def test_bos_counts_only_when_asked_for(made):
     with_bos = collect(source, dictionary, tokens, dataclasses.replace(CONFIG, skip_bos=False))
     assert with_bos.n_tokens == contexts.tokens.size
     assert with_bos["n_active"][5] == contexts.tokens.size
+    assert with_bos["kind_counts"][5].tolist() == table["kind_counts"][5].tolist()  # BOS is in no document
     assert not (table["example_position"] == 0).any()
 
 

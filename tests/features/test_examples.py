@@ -8,7 +8,7 @@ from sae.features.examples import Choice, choose, example_columns
 from sae.features.firings import Firings, interval_of
 from tests.features.toy import dense, setup
 
-CHOICE = Choice(n_top=4, n_intervals=5, per_interval=2, window=2, seed=0)
+CHOICE = Choice(n_top=30, n_intervals=5, per_interval=2, window=2, seed=0)
 
 
 def firings_of(f):
@@ -42,7 +42,7 @@ def test_top_examples_are_the_best_token_of_the_best_documents(random):
         for token in np.argsort(-f[:, feature], kind="stable"):
             if f[token, feature] > 0:
                 best.setdefault(document[token], token)
-        expected = sorted(best.values(), key=lambda token: (-f[token, feature], token))[:4]
+        expected = sorted(best.values(), key=lambda token: (-f[token, feature], token))[:30]
         top = slots.firing[feature][slots.interval[feature] == 0]
         assert firings.token[top].tolist() == expected
     assert (slots.firing[2] == -1).all()
@@ -112,14 +112,19 @@ def test_activations_too_large_for_two_bytes_are_clipped_in_the_window_only():
     assert columns["example_peak"][0, 0] == 1e6
 
 
-def test_examples_of_a_real_pass_hold_what_the_dictionary_says(tmp_path):
+def test_examples_of_a_real_pass_hold_what_the_dictionary_says(tmp_path, monkeypatch):
     source, dictionary, tokens = setup(tmp_path)
-    table = collect(source, dictionary, tokens, FeaturesConfig(n_tokens=320, n_top=5, window=4, logit_min_count=0))
+    config = FeaturesConfig(n_tokens=320, n_top=5, window=4, logit_min_count=0)
+    table = collect(source, dictionary, tokens, config)
     contexts = tokens.split("heldout")[0:20]
     _, f, place = dense(source, dictionary, contexts)
     activation = np.zeros((contexts.tokens.size, f.shape[1]))
     activation[place] = f
     activation = activation.reshape(*contexts.tokens.shape, -1)
+    monkeypatch.setattr("sae.features.examples.CHUNK_FEATURES", 5)
+    chunked = collect(source, dictionary, tokens, config)
+    np.testing.assert_array_equal(chunked["example_activations"], table["example_activations"])
+    np.testing.assert_array_equal(chunked["example_tokens"], table["example_tokens"])
     for feature, slot in zip(*np.nonzero(table["example_interval"] >= 0), strict=True):
         c, p = table["example_context"][feature, slot], table["example_position"][feature, slot]
         assert table["example_peak"][feature, slot] == pytest.approx(activation[c, p, feature], rel=1e-4)
