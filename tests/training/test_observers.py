@@ -49,7 +49,9 @@ def test_offline_run_holds_every_record(tmp_path):
     log.close()
     assert where.startswith(str(tmp_path))
     file = next(tmp_path.rglob("*.wandb"))
-    found = subprocess.run([str(Path(sys.executable).with_name("wandb")), "leet", "inspect", str(file), "--json"], capture_output=True, text=True, check=True).stdout
+    wandb = str(Path(sys.executable).with_name("wandb"))
+    command = [wandb, "leet", "inspect", str(file), "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     history = [line for line in found.splitlines() if '"type":"history"' in line]
     assert len(history) == 3
     assert "resampling/n_resampled" in history[2]
