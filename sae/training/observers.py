@@ -142,7 +142,7 @@ class WandbLog:
     @property
     def where(self) -> str:
         """The run's address, or the folder it is written to."""
-        return str(Path(self._run.dir).parent) if self._run.offline else self._run.url
+        return str(Path(self._run.dir).parent if self._run.offline else self._run.url)
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         row: dict[str, Any] = {"step": step}
