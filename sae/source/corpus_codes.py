@@ -41,7 +41,7 @@ def _lines(text: str, width: int) -> str:
 def _fasta(rng: random.Random) -> str:
     width, records = rng.choice((60, 60, 70, 80)), []
     for _ in range(rng.randint(1, 3)):
-        start, n = rng.randint(1, 9_000_000), rng.randint(200, 900)
+        start, n = rng.randint(1, 9_000_000), rng.randint(150, 400)
         header = rng.choice(
             (
                 f">chr{rng.randint(1, 22)}:{start}-{start + n - 1}",
@@ -55,7 +55,7 @@ def _fasta(rng: random.Random) -> str:
 
 
 def _fasta_lower(rng: random.Random) -> str:
-    sequence = _bases(rng, rng.randint(400, 1500))
+    sequence = _bases(rng, rng.randint(200, 600))
     if rng.random() < 0.5:
         return f">seq{rng.randint(1, 999)} soft-masked\n" + _lines(sequence.lower(), 60)
     start = rng.randint(0, 200)
@@ -65,7 +65,7 @@ def _fasta_lower(rng: random.Random) -> str:
 
 def _blocks(rng: random.Random) -> str:
     """GenBank's ORIGIN: numbered lines of six blocks of ten."""
-    sequence = _bases(rng, rng.randint(300, 1200)).lower()
+    sequence = _bases(rng, rng.randint(200, 500)).lower()
     lines = ["ORIGIN"]
     for i in range(0, len(sequence), 60):
         row = sequence[i : i + 60]
@@ -97,7 +97,7 @@ def base64_texts(blobs: Blobs, rng: random.Random) -> Iterator[Document]:
     """Endless: slices of real files as MIME bodies, PEM-like bodies, data: URIs, fields of JSON, Python literals."""
     while True:
         source, content = rng.choice(blobs)
-        n = rng.randint(300, 1200)
+        n = rng.randint(200, 500)
         start = rng.randrange(max(1, len(content) - n))
         raw = content[start : start + n]
         if raw.count(0) > 0.3 * len(raw):  # AAAAAAAA: it would teach letters A, not base64

@@ -175,12 +175,14 @@ def _document(filler: _Filler, between: str, size: int) -> str:
 
 
 def script_texts(kind: str, rng: random.Random) -> Iterator[Document]:
-    """Endless documents of 400 to 1600 bytes or a little more in the language of `kind`, nearly all in its script."""
+    """Endless documents of 150 to 1000 bytes or a little more in the language of `kind`, nearly all in its script.
+
+    Short, so that even a rare kind has dozens of held-out documents: examples are deduplicated by document."""
     filler = _Filler(kind, rng)
     digits, share = _NATIVE_DIGITS.get(kind, ("0123456789", 0.0))
     native = str.maketrans("0123456789", digits)
     while True:
-        text = _INVISIBLE.sub("", _document(filler, "" if kind in _UNSPACED else " ", rng.randint(300, 1300)))
+        text = _INVISIBLE.sub("", _document(filler, "" if kind in _UNSPACED else " ", rng.randint(150, 500)))
         if rng.random() < share:
             text = text.translate(native)
         yield Document(text, kind, f"composed/cldr/{filler.locale.language}")

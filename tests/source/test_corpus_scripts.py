@@ -46,14 +46,14 @@ def test_every_frame_fills_and_sentences_vary(kind):
 @pytest.mark.parametrize("kind", ["arabic", "chinese", "korean"])
 def test_documents_have_the_promised_size_and_source(kind):
     sizes = [len(document.text.encode()) for document in documents(kind, 100)]
-    assert min(sizes) > 300
-    assert max(sizes) < 3000
+    assert min(sizes) > 150
+    assert max(sizes) < 1500
     assert {document.kind for document in documents(kind)} == {kind}
     assert len({document.text for document in documents(kind, 100)}) == 100
 
 
 def test_native_digits_in_most_arabic():
-    native = ["٣" in document.text for document in documents("arabic", 60)]
+    native = [bool(set("٠١٢٣٤٥٦٧٨٩") & set(document.text)) for document in documents("arabic", 60)]
     assert 0.6 < sum(native) / 60 < 0.95
 
 
