@@ -1,19 +1,16 @@
 """λ in the conventions of others: the factor between a sum and a mean over d_mlp, and between input scales."""
 
-from typing import Literal
-
 from sae.errors import ConfigError
-
-Convention = Literal["ours", "paper", "saelens", "dictionary_learning"]
 
 _MEAN_OVER_D_MLP: dict[str, bool] = {"ours": False, "paper": True, "saelens": False, "dictionary_learning": False}
 
 
 def convert_lambda(
-    value: float, source: Convention, target: Convention, *, d_mlp: int, source_scale: float = 1.0, target_scale: float = 1.0
+    value: float, source: str, target: str, *, d_mlp: int, source_scale: float = 1.0, target_scale: float = 1.0
 ) -> float:
     """The λ that in `target`'s loss has the same optimum as `value` in `source`'s.
 
+    Conventions are `ours`, `paper`, `saelens` and `dictionary_learning`; raises `ConfigError` for another.
     `paper` takes the mean of the squared error over d_mlp, the others the sum; L1 is a sum in all. `*_scale` is the factor
     by which each multiplies the activations first (ours: `sae.training.trainer.input_scale`; the paper: 1). For `saelens`,
     whose L1 is weighted by the norms of free decoder rows, this is exact for unit norms only. See `docs/training.md`.

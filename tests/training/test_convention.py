@@ -32,4 +32,4 @@ def test_same_optimum_on_other_scale_and_reduction():
 
 def test_unknown_convention():
     with pytest.raises(ConfigError, match="no convention 'nanda'"):
-        convert_lambda(1.0, "nanda", "ours", d_mlp=2)  # type: ignore[arg-type]
+        convert_lambda(1.0, "nanda", "ours", d_mlp=2)
