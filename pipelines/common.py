@@ -70,6 +70,7 @@ def run_stage(name: str, main: Callable[[Stage], None]) -> None:
     """Run `main` as the stage `name`; a `SaeError` becomes one line on stderr and its exit code."""
     _die_with_dvc()
     signal.signal(signal.SIGTERM, _stop)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to give the same bits twice
     try:
         stage = Stage(name, read_params())
         torch.use_deterministic_algorithms(True, warn_only=True)
