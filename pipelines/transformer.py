@@ -49,7 +49,8 @@ def obtain(stage: Stage, config: TransformerConfig, train: TokenArray, n_vocab: 
         return from_hub(config.name, config.revision), {}
     bridge = build_native(fields_to_train(config, n_vocab, train.shape[1]), config.seed).to(stage.device, print_details=False)
     start = time.monotonic()
-    fast = fast_forward(bridge, resolve(config.precision, stage.device))
+    dtype = resolve(config.precision, stage.device)
+    fast = fast_forward(bridge, dtype)
     trained = train_transformer(list(fast.weights.values()), fast.summed_loss, train, config, stage.device)
     seconds = time.monotonic() - start
     speed = f"{trained.n_tokens / seconds:,.0f} tokens a second"
@@ -58,6 +59,7 @@ def obtain(stage: Stage, config: TransformerConfig, train: TokenArray, n_vocab: 
         "n_train_tokens": trained.n_tokens,
         "epochs": trained.epochs,
         "train_loss": trained.last_loss,
+        "precision": str(dtype).removeprefix("torch."),
     }
 
 

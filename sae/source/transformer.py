@@ -158,6 +158,8 @@ def _check_site(bridge: TransformerBridge, site: Site) -> None:
     if not 0 <= site.layer < n_layers:
         layers = "1 layer" if n_layers == 1 else f"{n_layers} layers"
         raise ConfigError(f"layer {site.layer} asked for, but the transformer has {layers}, counted from 0")
+    if site.hook.startswith("blocks.") and not site.hook.startswith(f"blocks.{site.layer}."):
+        raise ConfigError(f"the hook {site.hook} is not in layer {site.layer}; let transformer.layer and transformer.hook agree")
     if site.hook not in bridge.hook_dict:
         near = difflib.get_close_matches(site.hook, list(bridge.hook_dict), n=3)
         raise ConfigError(f"the transformer has no hook point '{site.hook}'; the nearest are: {', '.join(near) or 'none'}")

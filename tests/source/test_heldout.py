@@ -32,10 +32,11 @@ def test_an_empty_split_is_refused() -> None:
         spread(FakeSplit(0), 10)
 
 
-def test_means_are_over_every_predicted_token() -> None:
+def test_means_are_over_every_predicted_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae.source.heldout.TOKENS_PER_BATCH", 30)  # 3 contexts of 8: batches of 3 + 3 + 1
     source = ToySource(context_length=8)
     contexts = np.random.default_rng(0).integers(0, 50, size=(7, 8))
-    found = measure(source, contexts, contexts, contexts_per_batch=3)  # 3 + 3 + 1
+    found = measure(source, contexts, contexts)
     tokens = torch.from_numpy(contexts)
     assert found.n_heldout_tokens == 49
     assert found.heldout_loss == pytest.approx(float(source.loss(tokens).mean()), rel=1e-5)

@@ -177,6 +177,11 @@ def test_an_unknown_hook_is_refused_with_the_nearest() -> None:
         tiny(hook="blocks.0.mlp.hook_pst")
 
 
+def test_a_hook_of_another_layer_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"hook blocks.1.mlp.hook_post is not in layer 0"):
+        tiny(n_layers=2, hook="blocks.1.mlp.hook_post")
+
+
 def test_a_hook_that_is_switched_off_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"hook_attn_in cannot be a site: .*use_attn_in"):
         tiny(hook="blocks.0.hook_attn_in")
