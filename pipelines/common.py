@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -14,10 +15,13 @@ import torch
 from sae import artefact
 from sae.config import read_params, read_section
 from sae.dictionary.base import to_device
-from sae.errors import SaeError
+from sae.errors import ConfigError, SaeError
 from sae.provenance import Run
 
 T = TypeVar("T")
+STAGES = ("corpus", "tokens", "transformer", "harvest", "train", "features", "evaluate", "proxies", "browser")
+SECTIONS = ("run", *STAGES, "wandb")
+"""Of params.yaml: each stage's own, and two that say how to run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +30,20 @@ class RunConfig:
 
     transformer: str = "A"
     """Name of the transformer, a letter in the paper."""
-    dictionary: str = "1"
+    dictionary: str | int = "1"
     """Name of the dictionary: `1` makes it `A/1`."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`. Not a dependency of any stage: changing it re-runs nothing."""
     threads: int = 0
     """CPU threads; 0 leaves torch's own choice. Sums are ordered by it, so bits differ between thread counts."""
+
+    def __post_init__(self) -> None:
+        for name in ("transformer", "dictionary"):
+            value = str(getattr(self, name))
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+                raise ConfigError(f"'{name}' = {value!r}: a name of letters, digits, _ . and - (it becomes a folder under data/)")
+        if self.threads < 0:
+            raise ConfigError(f"'threads' = {self.threads}: must be 0 (torch's choice) or more")
 
 
 class Stage:
@@ -39,9 +51,12 @@ class Stage:
 
     def __init__(self, name: str, params: dict[str, Any]):
         self.name, self.params = name, params
+        for section in params:
+            if section not in SECTIONS:
+                raise ConfigError(f"params has a section '{section}' that no stage reads; there are {', '.join(SECTIONS)}")
         self.config = read_section(params, "run", RunConfig)
         self.device = to_device(self.config.device)
-        data, letter, number = Path("data"), self.config.transformer, self.config.dictionary
+        data, letter, number = Path("data"), self.config.transformer, str(self.config.dictionary)
         self.corpus, self.tokens = data / "corpus", data / "tokens"
         self.transformer, self.activations = data / letter / "transformer", data / letter / "activations"
         self.dictionary, self.features = data / letter / number / "dictionary", data / letter / number / "features"

@@ -23,10 +23,14 @@ def main(stage: Stage) -> None:
     with artefact.writing(
         stage.reports / "proxies", stage.run("proxies", config, id=stage.dictionary_id, parents=parents)
     ) as draft:
-        findings = find(store, source, dictionary, config, **names)
-        for h, hypothesis in enumerate(findings.hypotheses):
-            plot_hypothesis(findings, h, draft.path / f"{hypothesis.name}.png")
-    words = report(findings, config)
+        if store.tokenizer_path is None:
+            print("proxies: the tokens were made from ids, not from text: nothing to compare with, an empty report is written")
+            words: dict[str, Any] = {"hypotheses": {}, "kinds": {}, "n_tokens": 0, "n_tokens_wanted": 0}
+        else:
+            findings = find(store, source, dictionary, config, **names)
+            for h, hypothesis in enumerate(findings.hypotheses):
+                plot_hypothesis(findings, h, draft.path / f"{hypothesis.name}.png")
+            words = report(findings, config)
     artefact.write_text(stage.reports / "proxies.json", json.dumps(words, indent=1, sort_keys=True) + "\n")
     print(table(words, stage.dictionary_id))
 

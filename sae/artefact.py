@@ -9,7 +9,6 @@ writers apart (DVC's own lock does not: a killed `dvc` leaves its stage running)
 import dataclasses
 import errno
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,22 +38,17 @@ def writing(target: str | Path, run: Run) -> Iterator[Draft]:
     Raises `LockedError` if another process writes the same target, `DiskError` if the disk fills up.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target):
-        draft = Draft(target.with_name(target.name + ".partial"), run)
-        shutil.rmtree(draft.path, ignore_errors=True)
-        draft.path.mkdir()
-        try:
-            yield draft
-            _commit(draft, target)
-        except OSError as error:
+    draft = Draft(target.with_name(target.name + ".partial"), run)
+    with _full_disk_told(target):
+        _make_parent(target)
+        with _lock(target):
             shutil.rmtree(draft.path, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not isinstance(error, DiskError):
-                raise DiskError(f"no space left while writing {target}; free some and run again: {error}") from error
-            raise
-        except BaseException:
-            shutil.rmtree(draft.path, ignore_errors=True)
-            raise
+            try:
+                draft.path.mkdir()
+                yield draft
+                _commit(draft, target)
+            finally:
+                shutil.rmtree(draft.path, ignore_errors=True)
 
 
 def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
@@ -69,7 +63,7 @@ def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
         run = Run.from_json((path / RUN_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{path} has no {RUN_FILE}: an unfinished or foreign {kind}; make it again: {made_by}") from None
-    except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError) as error:
         raise StoreError(f"{path / RUN_FILE} is damaged ({error}); make it again: {made_by}") from None
     if run.schema > SCHEMA:
         raise StoreError(f"{path} has schema {run.schema}, this version reads up to {SCHEMA}: update the package")
@@ -98,11 +92,32 @@ def digest(path: str | Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a single file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, path)
+    with _full_disk_told(path):
+        _make_parent(path)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            _sync(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _make_parent(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StoreError(f"cannot make the folder {target.parent}: a file of that name is in the way; move it") from None
+
+
+@contextmanager
+def _full_disk_told(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not isinstance(error, DiskError):
+            raise DiskError(f"no space left while writing {target}; free some and run again: {error}") from error
+        raise
 
 
 def _commit(draft: Draft, target: Path) -> None:
@@ -114,8 +129,10 @@ def _commit(draft: Draft, target: Path) -> None:
     record = draft.path / RUN_FILE
     record.write_text(dataclasses.replace(draft.run, files=digests).to_json(), encoding="utf-8")
     _sync(record)
-    if target.exists():
+    if target.is_dir():
         shutil.rmtree(target)
+    elif target.exists():
+        raise StoreError(f"{target} is a file where an artefact's folder must be; move it and run again")
     os.replace(draft.path, target)
     _sync(target.parent)
 

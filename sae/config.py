@@ -40,8 +40,6 @@ def read_section(params: dict[str, Any], section: str, cls: type[T]) -> T:
     if section not in params:
         raise ConfigError(f"params has no section '{section}'{_nearest(section, params)}")
     values = params[section]
-    if values is None:
-        values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"section '{section}' must be a mapping of parameters, not {values!r}")
     return build(cls, values, section)
@@ -54,9 +52,13 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
         if key not in known:
             raise ConfigError(f"'{where}.{key}' is not a parameter{_nearest(str(key), known)}")
     try:
-        return TypeAdapter(cls).validate_python(values)
+        built = TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
+    seed = getattr(built, "seed", None)
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ConfigError(f"'{where}.seed' = {seed}: must be at least 0 and below 2**63")
+    return built
 
 
 def _nearest(key: str, known: Any) -> str:

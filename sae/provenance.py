@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 SCHEMA = 1
 """Version of run.json; raised when a reader of the old one would misunderstand the new one."""
 
@@ -47,7 +49,10 @@ class Run:
 
     @classmethod
     def from_json(cls, text: str) -> "Run":
-        return cls(**json.loads(text))
+        """Raises `ValueError` (pydantic's, or JSON's) or `TypeError` for text that is no record."""
+        fields = json.loads(text)
+        cls(**fields)  # refuses unknown keys, which the adapter would drop
+        return TypeAdapter(cls).validate_python(fields)
 
 
 def versions() -> dict[str, str]:

@@ -141,6 +141,13 @@ def test_the_command_line_reads_the_result(finished):
         assert done.stdout.strip()
 
 
+def test_an_unknown_section_is_named():
+    from sae.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="a section 'corpuss' that no stage reads"):
+        Stage("corpus", {"corpuss": {}, "run": {}})
+
+
 @pytest.mark.parametrize(
     ("section", "change", "message", "code"),
     [
@@ -150,6 +157,11 @@ def test_the_command_line_reads_the_result(finished):
         ("harvest", {"n_rows": 10_000_000}, "nothing is repeated", 65),
         ("transformer", {"layer": 3}, "layer 3", 78),
         ("run", {"device": "abacus"}, "device 'abacus'", 78),
+        ("run", {"device": "meta"}, "device 'meta'", 78),
+        ("run", {"transformer": "../x"}, "a name of letters", 78),
+        ("run", {"threads": -1}, "'threads' = -1", 78),
+        ("train", {"seed": -1}, "'train.seed' = -1", 78),
+        ("train", {"betas": [2.0, 0.9]}, "'betas'", 78),
     ],
 )
 def test_wrong_params_end_with_one_clear_message(finished, section, change, message, code, monkeypatch, capsys):

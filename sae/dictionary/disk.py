@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from sae import artefact
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import TiedBiasDictionary
 from sae.errors import StoreError
+from sae.tensors import save_tensors
 
 VARIANTS: dict[str, type[Dictionary]] = {cls.variant: cls for cls in (TiedBiasDictionary,)}
 WEIGHTS, SHAPE = "weights.safetensors", "dictionary.json"
@@ -17,8 +18,7 @@ WEIGHTS, SHAPE = "weights.safetensors", "dictionary.json"
 
 def write_dictionary(dictionary: Dictionary, path: Path) -> None:
     """Put the dictionary's two files into the draft directory `path`."""
-    tensors = {name: value.detach().cpu().float().contiguous() for name, value in dictionary.state_dict().items()}
-    save_file(tensors, path / WEIGHTS)
+    save_tensors({name: value.float() for name, value in dictionary.state_dict().items()}, path / WEIGHTS)
     shape = {"variant": dictionary.variant, "n_features": dictionary.n_features, "d_mlp": dictionary.d_mlp}
     (path / SHAPE).write_text(json.dumps(shape, indent=1) + "\n", encoding="utf-8")
 

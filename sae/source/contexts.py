@@ -62,8 +62,10 @@ class TokensConfig:
         trained = self.source == "corpus" and self.tokenizer == "train"
         if trained and (self.n_vocab is None or self.n_vocab < SMALLEST_VOCABULARY):
             raise ConfigError(f"n_vocab must be at least {SMALLEST_VOCABULARY} (every byte, and end of text), not {self.n_vocab}")
-        if self.n_vocab is not None and not 1 < self.n_vocab <= 2**31:
-            raise ConfigError(f"n_vocab must be at least 2, not {self.n_vocab}")
+        if self.n_vocab is not None and not 1 < self.n_vocab <= (2**20 if trained else 2**31):
+            raise ConfigError(
+                f"n_vocab must be at least 2, and at most {2**20:,} for a tokenizer trained here, not {self.n_vocab}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,12 @@
 """How good a transformer is on held-out text, beside baselines that need none."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from sae.errors import CorpusError
+from sae.errors import CorpusError, NumericsError
 from sae.shapes import TokenArray
 from sae.source.baselines import HeldoutArray, measure_baselines
 from sae.source.site import ActivationSource
@@ -79,6 +80,8 @@ def measure(source: ActivationSource, train: TokenArray, heldout: HeldoutArray) 
         tokens = to_tensor(heldout[start : start + contexts_per_batch], source.device)
         clean += float(source.loss(tokens).double().sum())
         ablated += float(source.loss(tokens, replace=torch.zeros_like).double().sum())
+    if not math.isfinite(clean + ablated):
+        raise NumericsError("the transformer's held-out loss is not finite: its weights hold NaN or infinity; nothing is saved")
     n_tokens = heldout[:, 1:].size
     baselines = measure_baselines(train, heldout, source.n_vocab)
     return Heldout(

@@ -30,7 +30,7 @@ def contexts_of_ids(config: TokensConfig, folder: Path) -> Summary:
         name: Blocks(n_contexts=len(order), context_length=rows.shape[1], blocks=_blocks(rows, order, bos))
         for name, order in splits.items()
     }
-    vocabulary = [str(i).encode() for i in range(n_vocab)]
+    vocabulary = [f" {i}".encode() for i in range(n_vocab)]
     write_tokens(folder, blocks, np.zeros(len(rows), np.int16), (KIND,), vocabulary, bos)
     width = rows.shape[1] - (bos is not None)
     return Summary(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
@@ -30,6 +30,7 @@ from sae.source.fast_forward import FastForward, Shape
 from sae.source.hub import snapshot
 from sae.source.site import Replace
 from sae.source.transformer_config import TransformerConfig
+from sae.tensors import save_tensors
 
 HUB_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Files of a repository of transformers' own layout."""
@@ -247,7 +248,7 @@ def write_source(path: Path, source: TransformerSource, hub: dict[str, str] | No
         form["hub"] = hub
     else:
         form["config"] = {name: _plain(getattr(bridge.cfg, name)) for name in NATIVE_FIELDS if hasattr(bridge.cfg, name)}
-        save_file({name: value.detach().cpu().contiguous() for name, value in bridge.state_dict().items()}, path / WEIGHTS)
+        save_tensors(bridge.state_dict(), path / WEIGHTS)
     (path / CONFIG).write_text(json.dumps(form, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -30,23 +30,27 @@ class ActivationStore:
         self._rows = arrays.get_array(group, "activations")
         self._origin = arrays.get_array(group, "origin")
         self.n_rows, self.d_mlp = self._rows.shape
-        if self.n_rows != run.facts["n_rows"] or self._origin.shape[0] != self.n_rows:
-            raise StoreError(f"{path} holds {self.n_rows} rows where its record says {run.facts['n_rows']}; harvest again")
+        stated = run.facts.get("n_rows")
+        if self.n_rows != stated or self._origin.shape[0] != self.n_rows:
+            raise StoreError(f"{path} holds {self.n_rows} rows where its record says {stated}; harvest again")
 
     def __len__(self) -> int:
         return self.n_rows
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return np.asarray(self._rows[rows])
+        return arrays.read(self._rows, rows)
 
     def origin(self, rows: slice = slice(None)) -> RowOrigins:
         """(context, position) of the rows, indices into the train split of the token store."""
-        return np.asarray(self._origin[rows])
+        return arrays.read(self._origin, rows)
 
     @property
     def mean_square_norm(self) -> float:
         """Mean over rows of ‖x‖², as harvested."""
-        return float(self.run.facts["mean_square_norm"])
+        value = self.run.facts.get("mean_square_norm")
+        if not isinstance(value, float):
+            raise StoreError(f"the record of {self.path} says nothing of its mean square norm ({value!r}); harvest again")
+        return value
 
     def batches(self, n_rows: int, *, seed: int = 0, device: str | torch.device = "cpu") -> Iterator[Rows]:
         """Endless float32 batches of exactly `n_rows`, every row once an epoch, in another order each epoch.

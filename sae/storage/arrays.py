@@ -71,17 +71,31 @@ def open_group(path: str | Path, run: Run) -> zarr.Group:
         file = path.parent / name
         if name.startswith(path.name + "/") and not (file.is_file() and file.stat().st_size > 0):
             raise StoreError(f"{file} is missing or empty; make the {run.kind} again")
-    return zarr.open_group(path, mode="r")
+    try:
+        return zarr.open_group(path, mode="r")
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path} is damaged or missing ({error}); make the {run.kind} again") from None
 
 
 def get_array(group: zarr.Group, name: str) -> zarr.Array:
     """An array of a group by name (zarr types this as array-or-group). Raises `StoreError` where it is not there."""
-    found = group.get(name)
+    try:
+        found = group.get(name)
+    except ValueError as error:
+        raise StoreError(f"array '{name}' of {group.store_path} is damaged ({error}); make it again") from None
     if not isinstance(found, zarr.Array):
         raise StoreError(f"array '{name}' is missing from {group.store_path}")
     return found
 
 
+def read(array: Array, rows: slice) -> np.ndarray:
+    """Rows of an array. Raises `StoreError` where a chunk's checksum or its compression says that it is damaged."""
+    try:
+        return np.asarray(array[rows])
+    except (ValueError, RuntimeError, OSError) as error:
+        raise StoreError(f"{array.store_path} is damaged ({error}); make it again: dvc repro -f -s <stage>") from None
+
+
 def read_array(group: zarr.Group, name: str) -> np.ndarray:
     """All of an array, in memory."""
-    return np.asarray(get_array(group, name)[...])
+    return read(get_array(group, name), slice(None))

@@ -59,8 +59,8 @@ class Split:
         return self.n_contexts * self.context_length
 
     def __getitem__(self, contexts: slice) -> Contexts:
-        tokens = np.asarray(self._tokens[contexts])
-        document = np.asarray(self._document[contexts])
+        tokens = arrays.read(self._tokens, contexts)
+        document = arrays.read(self._document, contexts)
         kind = np.where(document == NO_DOCUMENT, np.int16(-1), self._document_kind[document])
         return Contexts(tokens, document, kind.astype(np.int16))
 

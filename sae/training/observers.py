@@ -120,7 +120,10 @@ class WandbLog:
     def __init__(self, config: WandbConfig, name: str, params: dict[str, Any]):
         import wandb  # half a second, and not wanted by those who switch it off
 
-        Path(config.directory).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(config.directory).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"wandb.directory '{config.directory}' cannot be made: {error}") from None
         self._wandb = wandb
         mode = config.mode
         common: dict[str, Any] = {

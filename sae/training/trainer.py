@@ -68,8 +68,15 @@ class TrainConfig:
         for name in ("n_features", "batch_size", "n_steps", "resample_inputs", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be at least 1")
-        if self.l1 < 0 or not self.learning_rate > 0:
-            raise ConfigError(f"'l1' = {self.l1} must not be negative, 'learning_rate' = {self.learning_rate} must be positive")
+        if not 0 <= self.l1 < math.inf:
+            raise ConfigError(f"'l1' = {self.l1}: must be a finite number, at least 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"'learning_rate' = {self.learning_rate}: must be a finite number above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"'betas' = {list(self.betas)}: both must be at least 0 and below 1")
+        for name in ("ultralow", "density_window"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"'{name}' = {getattr(self, name)}: must be a fraction, 0 to 1")
         self.schedule()
 
     def schedule(self) -> Schedule:
@@ -140,6 +147,8 @@ class Trainer:
                 self._record(done, result, started)
             for observer in self.observers:
                 observer.advance(1)
+        if not all(torch.isfinite(weight).all() for weight in self.weights):
+            raise NumericsError("training diverged: the weights hold NaN or infinity; nothing is saved, lower learning_rate")
         return self.dictionary()
 
     def dictionary(self) -> TiedBiasDictionary:

@@ -30,7 +30,7 @@ def test_each_row_is_a_context_and_a_document(tmp_path: Path, monkeypatch: pytes
     store, summary = make(tmp_path, array)
     assert (store.n_vocab, store.context_length, store.bos, store.kinds) == (113, 5, None, ("ids",))
     assert store.tokenizer_path is None
-    assert store.vocabulary[112] == b"112"
+    assert store.vocabulary[112] == b" 112"
     seen = []
     for name in SPLITS:
         part = store.split(name)[0:100]

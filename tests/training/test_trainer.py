@@ -154,6 +154,12 @@ def test_nonfinite_input_stops_before_the_update(value):
     assert all(torch.isfinite(w).all() for w in trainer.weights)
 
 
+def test_weights_that_diverged_in_the_last_step_are_not_handed_out():
+    trainer = Trainer(config(n_steps=1, resample_at=(), learning_rate=1e38), normal_batches())
+    with pytest.raises(NumericsError, match="nothing is saved"):
+        trainer.train()
+
+
 def test_records_say_what_happened():
     history = History()
     trainer = Trainer(config(resample_at=(0.5,)), normal_batches(), observers=[history])
@@ -178,6 +184,12 @@ def test_more_features_than_sense():
         {"n_features": 0},
         {"l1": -1.0},
         {"learning_rate": 0.0},
+        {"learning_rate": float("inf")},
+        {"l1": float("nan")},
+        {"betas": (2.0, 0.9)},
+        {"betas": (0.9, 1.0)},
+        {"ultralow": -5.0},
+        {"density_window": -1.0},
         {"resample_at": (0.5, 0.2)},
         {"resample_at": (1.5,)},
         {"warmup": 0.6, "decay": 0.6},

@@ -1,5 +1,5 @@
 // Bytes of the corpus as text that shows what is there and does nothing. Never as markup: text nodes only.
-// The rules are those of sae/web/visible.py; a test compares the two.
+// The rules are tested in a browser, tests/web.
 "use strict";
 
 {

@@ -1,0 +1,81 @@
+"""Dictionaries on disk: the same bits back, by name or path; damage and a full disk told in one sentence."""
+
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sae import artefact
+from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
+from sae.dictionary.relu import TiedBiasDictionary
+from sae.errors import ConfigError, StoreError
+from sae.provenance import Run
+from tests.kernels.test_step import problem
+
+
+def saved(path):
+    weights, x = problem()
+    dictionary = TiedBiasDictionary(*weights)
+    with artefact.writing(path, Run(kind="dictionary", id="A/1")) as draft:
+        write_dictionary(dictionary, draft.path)
+    return dictionary, x
+
+
+def test_round_trip(tmp_path):
+    dictionary, x = saved(tmp_path / "A" / "1" / "dictionary")
+    loaded = read_dictionary(dictionary_path("A/1", tmp_path))
+    assert torch.equal(loaded(x), dictionary(x))
+    assert loaded.run.id == "A/1"
+    assert dictionary_path(tmp_path / "A" / "1") == dictionary_path(tmp_path / "A" / "1" / "dictionary")
+
+
+def test_encode_and_decode_equal_the_formulas_in_numpy():
+    weights, x = problem()
+    W_enc, b_enc, W_dec, b_dec = (np.asarray(w.double()) for w in weights)
+    f = np.maximum((np.asarray(x.double()) - b_dec) @ W_enc.T + b_enc, 0)
+    dictionary = TiedBiasDictionary(*weights)
+    np.testing.assert_allclose(dictionary.encode(x), f, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dictionary(x), f @ W_dec + b_dec, rtol=1e-4, atol=1e-4)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    saved(tmp_path / "d")
+    file = tmp_path / "d" / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(StoreError, match="is damaged: sha256"):
+        read_dictionary(tmp_path / "d")
+
+
+def test_a_name_that_is_none_lists_those_that_are(tmp_path):
+    saved(tmp_path / "A" / "1" / "dictionary")
+    with pytest.raises(StoreError, match=r"no dictionary 'A/7'.*there are: A/1"):
+        dictionary_path("A/7", tmp_path)
+
+
+def test_activations_of_another_width_are_refused():
+    weights, _ = problem()
+    with pytest.raises(ConfigError, match="width 5 given to a dictionary of d_mlp = 8"):
+        TiedBiasDictionary(*weights).encode(torch.zeros(2, 5))
+
+
+def test_a_full_disk_is_one_message(tmp_path):
+    """A limit on the size of files stands for it: safetensors tells of both in an error of its own."""
+    program = (
+        "import resource, torch\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (20000, {resource.RLIM_INFINITY}))\n"
+        "from sae import artefact\nfrom sae.provenance import Run\nfrom sae.dictionary.disk import write_dictionary\n"
+        "from sae.dictionary.relu import TiedBiasDictionary\nfrom sae.errors import DiskError\n"
+        "z = torch.zeros\n"
+        "try:\n"
+        f"    with artefact.writing({str(tmp_path / 'd')!r}, Run(kind='dictionary')) as draft:\n"
+        "        write_dictionary(TiedBiasDictionary(z(99, 99), z(99), z(99, 99), z(99)), draft.path)\n"
+        "except DiskError as error:\n    print('told:', error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "told: no space left while writing" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [".d.lock"]
