@@ -33,7 +33,7 @@ class TransformerConfig:
     """train: attention heads; divides d_model."""
     activation: Literal["relu", "gelu", "solu", "solu_ln"] = "relu"
     """train: the MLP's nonlinearity."""
-    n_tokens: int = 4_000_000
+    n_tokens: int = 4_500_000
     """train: tokens seen in training, rounded up to whole batches; a smaller corpus is read again in a new order."""
     contexts_per_batch: int = 16
     """train: contexts in each step."""
@@ -45,8 +45,9 @@ class TransformerConfig:
     """train: the learning rate of the last step, as a fraction of `learning_rate`."""
     warmup: float = 0.02
     """train: fraction of the steps over which the learning rate rises from 0, linearly."""
-    weight_decay: float = 0.01
-    """train: AdamW's decoupled decay, on matrices only (not on biases and norms' gains)."""
+    weight_decay: float = 1.0
+    """train: AdamW's decoupled decay (times the learning rate), on matrices only, not on biases and gains. High, because it
+    makes neurons sparser and dictionaries better (docs/log.md)."""
     beta1: float = 0.9
     """train: AdamW's."""
     beta2: float = 0.98

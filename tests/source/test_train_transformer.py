@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def config(**changes: object) -> TransformerConfig:
-    small = {"d_model": 16, "d_mlp": 32, "n_heads": 2, "n_tokens": 1000, "contexts_per_batch": 4, "precision": "float32"}
+    small = {"d_model": 16, "d_mlp": 32, "n_heads": 2, "n_tokens": 1000, "contexts_per_batch": 4, "weight_decay": 0.01}
     return TransformerConfig(**{**small, **changes})  # type: ignore[arg-type]
 
 
