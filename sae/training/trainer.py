@@ -129,7 +129,6 @@ class Trainer:
         self.optimizer = ConstrainedAdam(self.weights, config.betas)
         zeros = torch.zeros(config.n_features, dtype=torch.int64, device=self.device)
         self.resample_counts, self.density_counts = FiringCounts(zeros.clone()), FiringCounts(zeros.clone())
-        self.last_fired = zeros.clone()
         self.active_fraction = 1.0
 
     def train(self) -> TiedBiasDictionary:
@@ -168,7 +167,6 @@ class Trainer:
         self.optimizer.step(result.gradients, self.config.learning_rate * self.schedule.learning_rate(step))
         for counts in (self.resample_counts, self.density_counts):
             counts.add(result, len(x))
-        self.last_fired[result.n_fired > 0] = step + 1
         if self.device.type == "cpu":
             self.active_fraction = float(result.n_fired.sum()) / result.n_fired.numel() / len(x)
         self._rows_since += len(x)
