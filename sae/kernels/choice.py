@@ -1,23 +1,32 @@
-"""Which way to compute the next step: from the device and from the density that the last step measured."""
+"""Which engine computes a device's training steps."""
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
-import torch
-
-from sae.kernels.dense import dense_step
-from sae.kernels.gradients import StepResult, Weights
-from sae.kernels.sparse_cpu import sparse_step
+from sae.kernels.cpu import CpuEngine
+from sae.kernels.dense import DenseEngine
+from sae.kernels.gradients import StepResult
+from sae.kernels.objective import Objective, UpdateRule
+from sae.kernels.state import State
 from sae.shapes import Rows
 
-Step = Callable[[Weights, Rows, float], StepResult]
 
-SPARSE_BELOW = 0.15
-"""Fraction of entries active under which the sparse step is the faster one on a CPU (n = 512, m = 2,048, 2 threads, ms:
-dense 345 to 420; sparse 93 at 0.8 %, 170 at 6.7 %, 696 at 50 %)."""
+@runtime_checkable
+class Engine(Protocol):
+    """Computes gradients and applies them, in place on its `state`."""
+
+    state: State
+
+    def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
+        """One step on the batch `x` at λ = `l1`; updates nothing where loss or gradients are not finite."""
+        ...
+
+    def refresh(self) -> None:
+        """To be called after `state` was changed from outside."""
+        ...
 
 
-def choose_step(device: torch.device, active_fraction: float) -> Step:
-    """`active_fraction` is L0 / n_features of the step before (1.0 when nothing is known yet)."""
-    if device.type == "cpu" and torch.backends.mkl.is_available() and active_fraction < SPARSE_BELOW:
-        return sparse_step
-    return dense_step
+def make_engine(state: State, objective: Objective, rule: UpdateRule) -> Engine:
+    """The engine for the device that `state` lies on."""
+    if state.weights.W_enc.device.type == "cpu":
+        return CpuEngine(state, objective, rule)
+    return DenseEngine(state, objective, rule)

@@ -82,6 +82,9 @@ class DenseEngine:
     def __init__(self, state: State, objective: Objective, rule: UpdateRule):
         self.state, self.objective, self.rule = state, objective, rule
 
+    def refresh(self) -> None:
+        """Nothing is kept beside the state."""
+
     @torch.no_grad()
     def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
         """Gradients at λ = `l1` on the batch `x`, then one update; nothing is updated where they are not finite."""

@@ -1,114 +1,143 @@
-"""The same step on a CPU with four of its five products done on the active entries alone, and the fifth screened.
+"""The sparse step's first half on a CPU: the active entries of f, exactly, and what the gradients need of them.
 
-At an L0 of 20 of 2,048 features 99 % of f is zero. Decoding, the features' gradient and both weight gradients touch the
-active entries only. The encoder's product has to look at every entry; where the processor multiplies bfloat16 matrices
-it first does so in bfloat16, at a quarter of the cost, to find the entries that *could* be active, and computes those in
-float32. Nothing is approximated: no active entry is missed (the bound is below), and results differ from the dense step
-by the order of summation only.
-
-The screen's bound. Let u = 2⁻⁸, bfloat16's unit roundoff. Rounding both inputs changes Σ_d x_d w_d by at most
-(2u + u²) Σ|x_d w_d|; accumulating n products in float32, in any order, by at most n 2⁻²⁴ (1 + u)² Σ|x_d w_d| / (1 − n 2⁻²⁴);
-and Σ|x_d w_d| ≤ ‖x‖‖w‖ (Cauchy-Schwarz). Call the sum of both β ‖x‖‖w‖. The exact pre-activation x·w + b is positive only if
-the accumulated product is above t = −b − β ‖x‖‖w‖; rounding it to bfloat16 moves it by at most u of itself, and so does
-rounding the threshold, which is therefore put at t − 2.1 u |t|. `SLACK` covers the float32 rounding of the bound itself and
-underflow.
+At an L0 of 20 of 4,096 features 99.5 % of f is zero. Decoding, the features' gradient and both weight gradients touch the active
+entries only; the encoder looks at every entry, as cheaply as the processor and the data allow (`screens`). Nothing is
+approximated and nothing is dropped: a block of rows whose candidates outgrow its buffer gets a longer one and is screened again.
 """
 
-import warnings
+from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
-from sae.kernels.gradients import StepResult, Weights
+from sae.kernels import native_rows
+from sae.kernels.gradients import Weights
+from sae.kernels.objective import Objective
+from sae.kernels.screens import Screen
+from sae.kernels.threads import for_blocks
 from sae.shapes import Rows
 
-with warnings.catch_warnings():  # torch says once a process that CSR is in beta; the versions are pinned and tested
-    warnings.simplefilter("ignore")
-    torch.zeros(1, 1).to_sparse_csr()
-
-ROWS_AT_ONCE = 512
-"""Rows encoded at a time, so that the dense [row, feature] block stays in cache (2 or 4 MB at 2,048 features)."""
-ROUNDOFF = 2.0**-8
-SLACK = 1e-6
+BLOCK_ROWS = 128
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 (else the screen would cost more than it saves)."""
-    can = torch.cpu.get_capabilities()
-    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+@dataclass
+class Entries:
+    """All active entries of a batch by feature, each feature's in the order of rows, and what was measured on the way."""
+
+    starts: np.ndarray
+    """Where each feature's entries begin, and the end of all: int64 [feature + 1]."""
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Row (int32), f and d (float32) of each entry; longer than needed."""
+    seen: np.ndarray
+    """x̄, what the encoder saw: float32 [row, d_mlp]."""
+    g: np.ndarray
+    """(2/B)(x̂ − x), float32 [row, d_mlp]."""
+    g_sum: np.ndarray
+    """Sum of g over rows, float64 [d_mlp]."""
+    squared_error: float
+    l1: float
+    bound: float
+    """No entry of a weight's gradient is larger (Cauchy-Schwarz); NaN or infinite where loss or gradients are."""
+
+    @property
+    def n_fired(self) -> np.ndarray:
+        return np.diff(self.starts)
 
 
-Csr = tuple[Tensor, Tensor, Tensor]
-"""Row offsets (int32, row + 1), feature of each entry (int32), value of each entry: f > 0 only."""
+class _Block:
+    """The active entries of up to `BLOCK_ROWS` rows, by (tile of features, row)."""
+
+    def __init__(self, rows: slice, n_tiles: int, capacity: int):
+        self.rows = rows
+        self.ends = np.zeros((n_tiles, rows.stop - rows.start + 1), np.int64)
+        self.found = np.empty(capacity, np.int32)
+        self.f = self.d = np.empty(0, np.float32)
+
+    def screen(self, screen: Screen, offset: int, tile: int) -> None:
+        self.ends[tile, 0] = self.ends[tile - 1, -1] if tile else 0
+        while screen.scan(self.rows, offset, tile, self.found, self.ends[tile]) < 0:
+            self.found = np.concatenate([self.found, np.empty_like(self.found)])
+
+    def activate(self, seen: np.ndarray, weights: Weights) -> None:
+        if len(self.f) < len(self.found):
+            self.f, self.d = np.empty(len(self.found), np.float32), np.empty(len(self.found), np.float32)
+        W_enc, b_enc = weights.W_enc.numpy(), weights.b_enc.numpy()
+        native_rows.keep_active(seen, W_enc, b_enc, self.rows.start, self.found, self.ends, self.f)
 
 
-def encode_plain(weights: Weights, centred: Rows) -> Csr:
-    """The active entries of f from a float32 product over all."""
-    offsets, features, values = [torch.zeros(1, dtype=torch.int32)], [], []
-    n_before = 0
-    for block in centred.split(ROWS_AT_ONCE):
-        f = torch.addmm(weights.b_enc, block, weights.W_enc.T).relu_().to_sparse_csr()
-        offsets.append(f.crow_indices()[1:].int() + n_before)
-        features.append(f.col_indices().int())
-        values.append(f.values())
-        n_before += f.values().numel()
-    return torch.cat(offsets), torch.cat(features), torch.cat(values)
+class SparseForward:
+    """Finds the entries of batch after batch, in buffers that it keeps."""
 
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        self._blocks: list[_Block] = []
+        self._lists = (np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.float32))
 
-def screen(weights: Weights, centred: Rows) -> tuple[Tensor, Tensor]:
-    """CSR pattern (row offsets, features) of a superset of the active entries: those that the bound does not rule out."""
-    W_enc = weights.W_enc.bfloat16()
-    n = centred.shape[1]
-    accumulation = n * 2.0**-24 * (1 + ROUNDOFF) ** 2 / (1 - n * 2.0**-24)
-    beta = (2 * ROUNDOFF + ROUNDOFF**2 + accumulation) * weights.W_enc.norm(dim=1) * (1 + SLACK)
-    offsets, features, n_before = [torch.zeros(1, dtype=torch.int32)], [], 0
-    for block in centred.split(ROWS_AT_ONCE):
-        t = -weights.b_enc - beta * block.norm(dim=1).max() - SLACK
-        t = (t - 2.1 * ROUNDOFF * t.abs()).bfloat16()
-        candidates = torch.mm(block.bfloat16(), W_enc.T).gt(t).to_sparse_csr()
-        offsets.append(candidates.crow_indices()[1:].int() + n_before)
-        features.append(candidates.col_indices().int())
-        n_before += features[-1].numel()
-    return torch.cat(offsets), torch.cat(features)
+    def __call__(self, weights: Weights, x: Rows, l1: float, screen: Screen, norms: np.ndarray, bits: np.ndarray) -> Entries:
+        """`norms` are ‖W_enc[j]‖ and `bits` W_enc in bfloat16, which `screen` may use."""
+        seen = x - weights.b_dec if self.objective.tied_bias else x
+        screen.prepare(weights, x, seen, norms, bits)
+        self._screen(weights, seen.numpy(), screen)
+        n_features = len(norms)
+        cost = weights.W_dec.norm(dim=1).numpy() if self.objective.weighted_l1 else np.ones(n_features, np.float32)
+        g, n_blocks = np.empty(x.shape, np.float32), len(self._blocks)
+        g_sum, fired = np.empty((n_blocks, x.shape[1]), np.float32), np.empty((n_blocks, n_features), np.int64)
+        scale, l1_scale = np.float32(2 / len(x)), np.float32(l1 / len(x))
 
+        def decode(i: int) -> tuple[float, float, float, float]:
+            block = self._blocks[i]
+            W_dec, b_dec, first = weights.W_dec.numpy(), weights.b_dec.numpy(), block.rows.start
+            place = (first, block.found, block.ends, block.f, g, block.d, g_sum[i], fired[i])
+            sums: tuple[float, float, float, float] = native_rows.decode_rows(
+                x.numpy(), W_dec, b_dec, cost, l1_scale, scale, *place
+            )
+            return sums
 
-def encode_screened(weights: Weights, centred: Rows) -> Csr:
-    """The active entries of f: candidates from a bfloat16 product, evaluated in float32."""
-    offsets, features = screen(weights, centred)
-    shape = (len(centred), len(weights.W_enc))
-    pattern = torch.sparse_csr_tensor(offsets, features, torch.zeros(len(features)), shape, check_invariants=False)
-    f = torch.sparse.sampled_addmm(pattern, centred, weights.W_enc.T, beta=0.0).values()
-    f += weights.b_enc[features]
-    active = f > 0
-    kept = torch.zeros(len(active) + 1, dtype=torch.int32)
-    torch.cumsum(active, 0, dtype=torch.int32, out=kept[1:])
-    return kept[offsets], features[active], f[active]
+        sums = np.sum(for_blocks(decode, n_blocks), axis=0)
+        starts, lists = self._by_feature(fired)
+        seen_norm, g_norm = float(np.linalg.norm(screen.row_norms.astype(np.float64))), float(scale * np.sqrt(sums[0]))
+        bound = max(np.sqrt(sums[2]) * g_norm, np.sqrt(sums[3]) * max(seen_norm, np.sqrt(len(x))), g_norm * np.sqrt(len(x)))
+        overflow = float(screen.row_norms.max()) * float(norms.max())
+        squared_error, mean_l1 = sums[0] / len(x), sums[1] / len(x)
+        total = np.float64(g_sum.sum(0, dtype=np.float64))
+        return Entries(starts, lists, seen.numpy(), g, total, squared_error, mean_l1, float(bound + overflow))
 
+    def _screen(self, weights: Weights, seen: np.ndarray, screen: Screen) -> None:
+        """All blocks' active entries, group by group of rows and tile by tile of features."""
+        self._fit(len(seen), len(screen.tiles))
+        per_group = max(1, screen.group_rows // BLOCK_ROWS)
+        for first in range(0, len(self._blocks), per_group):
+            group = self._blocks[first : first + per_group]
+            rows = slice(group[0].rows.start, group[-1].rows.stop)
+            for tile in range(len(screen.tiles)):
+                screen.multiply(rows, tile)
 
-@torch.no_grad()
-def sparse_step(weights: Weights, x: Rows, l1_coefficient: float) -> StepResult:
-    """Loss parts and gradients for the batch `x`; see `gradients` for the formulas."""
-    W_enc, _, W_dec, b_dec = weights
-    n_rows, shape = x.shape[0], (x.shape[0], W_enc.shape[0])
-    centred = x - b_dec
-    encode = encode_screened if multiplies_bfloat16() else encode_plain
-    offsets, features, f = encode(weights, centred)
-    n_fired = torch.bincount(features, minlength=shape[1])
-    error = F.embedding_bag(features, W_dec, offsets[:-1], mode="sum", per_sample_weights=f).add_(b_dec).sub_(x)
-    squared_error = error.square().sum() / n_rows
-    g = error.mul_(2 / n_rows)
-    pattern = torch.sparse_csr_tensor(offsets, features, torch.zeros_like(f), shape, check_invariants=False)
-    d = torch.sparse.sampled_addmm(pattern, g, W_dec.T, beta=0.0).values().add_(l1_coefficient / n_rows)
+                def scan(i: int, group: list[_Block] = group, start: int = rows.start, tile: int = tile) -> None:
+                    group[i].screen(screen, group[i].rows.start - start, tile)
+                    if tile == len(screen.tiles) - 1:
+                        group[i].activate(seen, weights)
 
-    order = torch.argsort(features, stable=True)
-    rows = torch.repeat_interleave(torch.arange(n_rows, dtype=torch.int32), offsets.diff())[order]
-    starts = torch.cumsum(n_fired, 0).sub_(n_fired).int()
-    grad_b_enc = torch.zeros_like(weights.b_enc).index_add_(0, features, d)
-    gradients = Weights(
-        W_enc=F.embedding_bag(rows, centred, starts, mode="sum", per_sample_weights=d[order]),
-        b_enc=grad_b_enc,
-        W_dec=F.embedding_bag(rows, g, starts, mode="sum", per_sample_weights=f[order]),
-        b_dec=g.sum(0) - grad_b_enc @ W_enc,
-    )
-    return StepResult(gradients, squared_error, f.sum() / n_rows, n_fired)
+                for_blocks(scan, len(group))
+
+    def _fit(self, n_rows: int, n_tiles: int) -> None:
+        """Blocks for a batch of `n_rows`; those that fit are kept with their buffers."""
+        wanted = [slice(start, min(start + BLOCK_ROWS, n_rows)) for start in range(0, n_rows, BLOCK_ROWS)]
+        if [block.rows for block in self._blocks] == wanted and len(self._blocks[0].ends) == n_tiles:
+            return
+        self._blocks = [_Block(rows, n_tiles, 1 << 14) for rows in wanted]
+
+    def _by_feature(self, fired: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Entries in the order of (feature, row): where each feature begins, then every block puts its entries in place."""
+        starts = np.zeros(fired.shape[1] + 1, np.int64)
+        np.cumsum(fired.sum(0), out=starts[1:])
+        if len(self._lists[0]) < starts[-1]:
+            size = int(starts[-1] * 1.25)
+            self._lists = (np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, np.float32))
+        position = starts[:-1] + np.cumsum(fired, axis=0) - fired
+
+        def place(i: int) -> None:
+            block = self._blocks[i]
+            entries = (block.found, block.ends, block.f, block.d, block.rows.start)
+            native_rows.place_by_feature(*entries, position[i], *self._lists)
+
+        for_blocks(place, len(self._blocks))
+        return starts, self._lists

@@ -1,0 +1,80 @@
+"""The training step on a CPU: sparse or dense, by the density that the step before measured."""
+
+import numpy as np
+import torch
+
+from sae.kernels.dense import dense_gradients, gradient_norm
+from sae.kernels.gradients import StepResult
+from sae.kernels.objective import Objective, UpdateRule
+from sae.kernels.screens import Bfloat16Screen, Float32Screen, Screen, SparseRowsScreen, multiplies_bfloat16
+from sae.kernels.sparse_cpu import SparseForward
+from sae.kernels.state import State
+from sae.kernels.update_cpu import CpuUpdate
+from sae.shapes import Rows
+
+OVERFLOW = 1e18
+"""Gradients that may have an entry above this are refused: their squares, which Adam keeps, would leave float32."""
+SPARSE_BELOW = 0.18
+"""Fraction of entries active below which the sparse step is the faster one (`docs/benchmarks.md`)."""
+SPARSE_ROWS_BELOW = {True: 0.05, False: 0.25}
+"""Fraction of x nonzero below which its nonzero entries alone are multiplied, with and without bfloat16 instructions."""
+
+
+class CpuEngine:
+    """Steps `state` in place. Call `refresh` after changing its weights from outside."""
+
+    def __init__(self, state: State, objective: Objective, rule: UpdateRule):
+        self.state, self.objective, self.rule = state, objective, rule
+        self.has_bfloat16 = multiplies_bfloat16()
+        self.update = CpuUpdate(state, objective, rule, keep_bits=self.has_bfloat16)
+        self.forward = SparseForward(objective)
+        self.density = 1.0
+        """Fraction of f's entries that were active in the step before; 1 where nothing is known."""
+        self._screens: dict[type[Screen], Screen] = {}
+
+    def refresh(self) -> None:
+        self.update.refresh()
+
+    @torch.no_grad()
+    def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
+        """Gradients at λ = `l1` on the batch `x`, then one update; nothing is updated where they are not finite."""
+        take = self.sparse if self.density < SPARSE_BELOW else self.dense
+        result = take(x, l1, learning_rate)
+        self.density = float(result.n_fired.sum()) / max(1, result.n_fired.numel() * len(x))
+        return result
+
+    def dense(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
+        """The step with dense products."""
+        gradients, squared_error, mean_l1, n_fired = dense_gradients(self.state.weights, x, l1, self.objective)
+        norm = float(gradient_norm(gradients))
+        finite = float(squared_error + mean_l1) + norm < OVERFLOW
+        if finite:
+            self.update.apply(gradients, norm, learning_rate)
+        return result(float(squared_error), float(mean_l1), n_fired, norm, finite)
+
+    def sparse(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
+        """The step on the active entries; the same bits at any number of threads and with any screen."""
+        screen, update = self._screen(x), self.update
+        entries = self.forward(self.state.weights, x, l1, screen, update.norms, update.bits)
+        finite = entries.squared_error + entries.l1 + entries.bound < OVERFLOW
+        norm = float("nan")
+        if finite and self.rule.max_gradient_norm is None:
+            norm = update.fused(entries, l1 / len(x), learning_rate)
+        elif finite:
+            gradients, norm = update.gradients(entries, l1 / len(x))
+            update.apply(gradients, norm, learning_rate)
+        return result(entries.squared_error, entries.l1, torch.from_numpy(entries.n_fired), norm, finite)
+
+    def _screen(self, x: Rows) -> Screen:
+        nonzero = np.count_nonzero(x[:64].numpy()) / max(1, x[:64].numel())
+        dense = Bfloat16Screen if self.has_bfloat16 else Float32Screen
+        kind: type[Screen] = SparseRowsScreen if nonzero < SPARSE_ROWS_BELOW[self.has_bfloat16] else dense
+        if kind not in self._screens:
+            self._screens[kind] = kind(len(self.state.weights.W_enc))
+        return self._screens[kind]
+
+
+def result(squared_error: float, l1: float, n_fired: torch.Tensor, norm: float, finite: bool) -> StepResult:
+    """Python's numbers as tensors, which is what engines on a GPU return."""
+    scalars = [torch.tensor(value, dtype=torch.float64) for value in (squared_error, l1, norm)]
+    return StepResult(scalars[0], scalars[1], n_fired, scalars[2], torch.tensor(finite))

@@ -1,0 +1,212 @@
+"""The sparse step's work by rows, compiled: screen, exact activations, decoding, and the gradients that a row needs.
+
+Every function works on one block of rows and is called from several threads at once without the interpreter's lock. Sums run
+in an order that the block fixes, so results do not depend on the number of threads. NaN keeps its meaning (`FAST_MATH`).
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
+"""Lets sums be vectorised; without `nnan` and `ninf`, so that comparisons with NaN and infinity stay what they are."""
+COMPILED: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": FAST_MATH,
+    "error_model": "numpy",
+    "cache": True,
+}
+AT_ONCE = 32
+"""Entries compared together; only where one of them may be active are they looked at one by one."""
+
+
+@numba.njit(**COMPILED)
+def scan_bfloat16(tile, threshold, band, relative, norms, first_row, feature_0, found, ends):  # type: ignore[no-untyped-def]
+    """Append to `found` the features of `tile` (uint16 [row, feature], the bits of bfloat16 products) that may be active: those
+    with product + relative |product| + band ‖x‖ > threshold. `ends[r + 1]` is the count after row r. Returns −1 where `found` may
+    be too short (nothing is lost: call again with a longer one)."""
+    n_rows, width = tile.shape
+    n = ends[0]
+    margin = np.empty(AT_ONCE, np.float32)
+    for r in range(n_rows):
+        if n + width > found.shape[0]:
+            return -1
+        norm = norms[first_row + r]
+        row = tile[r]
+        for start in range(0, width - width % AT_ONCE, AT_ONCE):
+            best = np.float32(-1)
+            for q in range(AT_ONCE):
+                j = start + q
+                product = np.uint32(np.uint32(row[j]) << np.uint32(16)).view(np.float32)
+                margin[q] = product - threshold[j] + norm * band[j] + relative * abs(product)
+                best = max(best, margin[q])
+            if best > 0:
+                for q in range(AT_ONCE):
+                    if margin[q] > 0:
+                        found[n] = feature_0 + start + q
+                        n += 1
+        for j in range(width - width % AT_ONCE, width):
+            product = np.uint32(np.uint32(row[j]) << np.uint32(16)).view(np.float32)
+            if product - threshold[j] + norm * band[j] + relative * abs(product) > 0:
+                found[n] = feature_0 + j
+                n += 1
+        ends[r + 1] = n
+    return n
+
+
+@numba.njit(**COMPILED)
+def scan_row(row, threshold, band, norm, feature_0, found, n):  # type: ignore[no-untyped-def]
+    """The features of one row of float32 products with product + band ‖x‖ > threshold, appended to `found` from entry `n` on."""
+    width = row.shape[0]
+    for start in range(0, width - width % AT_ONCE, AT_ONCE):
+        best = np.float32(-1)
+        for q in range(AT_ONCE):
+            j = start + q
+            best = max(best, row[j] - threshold[j] + norm * band[j])
+        if best > 0:
+            for q in range(AT_ONCE):
+                j = start + q
+                if row[j] - threshold[j] + norm * band[j] > 0:
+                    found[n] = feature_0 + j
+                    n += 1
+    for j in range(width - width % AT_ONCE, width):
+        if row[j] - threshold[j] + norm * band[j] > 0:
+            found[n] = feature_0 + j
+            n += 1
+    return n
+
+
+@numba.njit(**COMPILED)
+def scan_float32(tile, threshold, band, norms, first_row, feature_0, found, ends):  # type: ignore[no-untyped-def]
+    """As `scan_bfloat16`, of float32 products."""
+    n = ends[0]
+    for r in range(tile.shape[0]):
+        if n + tile.shape[1] > found.shape[0]:
+            return -1
+        n = scan_row(tile[r], threshold, band, norms[first_row + r], feature_0, found, n)
+        ends[r + 1] = n
+    return n
+
+
+@numba.njit(**COMPILED)
+def list_nonzero(x, first_row, n_rows, places, n_nonzero):  # type: ignore[no-untyped-def]
+    """For each row of `x`, the positions of its nonzero entries into `places` [row, d_mlp] and their number."""
+    for r in range(first_row, first_row + n_rows):
+        n = 0
+        for d in range(x.shape[1]):
+            if x[r, d] != 0:
+                places[r, n] = d
+                n += 1
+        n_nonzero[r] = n
+
+
+@numba.njit(**COMPILED)
+def scan_sparse_rows(  # type: ignore[no-untyped-def]
+    x, places, n_nonzero, W_enc_T, threshold, band, norms, first_row, n_rows, feature_0, found, ends
+):
+    """As `scan_float32`, with the products x W_encᵀ computed here from the nonzero entries of x alone.
+
+    `W_enc_T` is [d_mlp, feature], of this tile's features. Four nonzero entries are added in one pass over the tile, so that a
+    partial sum is loaded and stored once for four multiplications."""
+    width = W_enc_T.shape[1]
+    n = ends[0]
+    product = np.empty(width, np.float32)
+    for r in range(n_rows):
+        if n + width > found.shape[0]:
+            return -1
+        row, place, count = x[first_row + r], places[first_row + r], n_nonzero[first_row + r]
+        product[:] = 0
+        for k in range(0, count - count % 4, 4):
+            a, b, c, d = place[k], place[k + 1], place[k + 2], place[k + 3]
+            x_a, x_b, x_c, x_d = row[a], row[b], row[c], row[d]
+            w_a, w_b, w_c, w_d = W_enc_T[a], W_enc_T[b], W_enc_T[c], W_enc_T[d]
+            for j in range(width):
+                product[j] += x_a * w_a[j] + x_b * w_b[j] + x_c * w_c[j] + x_d * w_d[j]
+        for k in range(count - count % 4, count):
+            x_a = row[place[k]]
+            w_a = W_enc_T[place[k]]
+            for j in range(width):
+                product[j] += x_a * w_a[j]
+        n = scan_row(product, threshold, band, norms[first_row + r], feature_0, found, n)
+        ends[r + 1] = n
+    return n
+
+
+@numba.njit(**COMPILED)
+def keep_active(seen, W_enc, b_enc, first_row, found, ends, f):  # type: ignore[no-untyped-def]
+    """Evaluate the candidates in float32 and keep, in place, those with f > 0: `found`, `ends` [tile, row + 1] and `f`."""
+    n_tiles, n_rows = ends.shape[0], ends.shape[1] - 1
+    kept = 0
+    for tile in range(n_tiles):
+        start = ends[tile, 0]
+        ends[tile, 0] = kept
+        for r in range(n_rows):
+            x = seen[first_row + r]
+            end = ends[tile, r + 1]
+            for k in range(start, end):
+                j = found[k]
+                w = W_enc[j]
+                total = np.float32(0)
+                for d in range(x.shape[0]):
+                    total += x[d] * w[d]
+                total += b_enc[j]
+                if total > 0:
+                    found[kept] = j
+                    f[kept] = total
+                    kept += 1
+            start = end
+            ends[tile, r + 1] = kept
+    return kept
+
+
+@numba.njit(**COMPILED)
+def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, found, ends, f, g, d_out, g_sum, fired):  # type: ignore[no-untyped-def]
+    """From the active entries: g = scale (x̂ − x) [row, d_mlp], d = g W_decᵀ + l1_scale · cost, the sum of g over the block's
+    rows, firings per feature; returns Σ (x̂ − x)², Σ cost · f, Σ f² and Σ d² over the block, float64."""
+    n_tiles, n_rows, width = ends.shape[0], ends.shape[1] - 1, x.shape[1]
+    squared_error, l1, f_squared, d_squared = 0.0, 0.0, 0.0, 0.0
+    g_sum[:] = 0
+    fired[:] = 0
+    for r in range(n_rows):
+        row, out = x[first_row + r], g[first_row + r]
+        for d in range(width):
+            out[d] = b_dec[d] - row[d]
+        for tile in range(n_tiles):
+            for k in range(ends[tile, r], ends[tile, r + 1]):
+                value = f[k]
+                w = W_dec[found[k]]
+                l1 += cost[found[k]] * value
+                f_squared += np.float64(value) * value
+                fired[found[k]] += 1
+                for d in range(width):
+                    out[d] += value * w[d]
+        total = np.float32(0)
+        for d in range(width):
+            error = out[d]
+            total += error * error
+            out[d] = scale * error
+            g_sum[d] += scale * error
+        squared_error += total
+        for tile in range(n_tiles):
+            for k in range(ends[tile, r], ends[tile, r + 1]):
+                w = W_dec[found[k]]
+                total = l1_scale * cost[found[k]]
+                for d in range(width):
+                    total += out[d] * w[d]
+                d_out[k] = total
+                d_squared += np.float64(total) * total
+    return squared_error, l1, f_squared, d_squared
+
+
+@numba.njit(**COMPILED)
+def place_by_feature(found, ends, f, d, first_row, position, rows, f_sorted, d_sorted):  # type: ignore[no-untyped-def]
+    """Copy a block's entries to their places in the lists by feature; `position` [feature] is where each goes on."""
+    for r in range(ends.shape[1] - 1):
+        for tile in range(ends.shape[0]):
+            for k in range(ends[tile, r], ends[tile, r + 1]):
+                q = position[found[k]]
+                position[found[k]] = q + 1
+                rows[q] = first_row + r
+                f_sorted[q] = f[k]
+                d_sorted[q] = d[k]

@@ -1,0 +1,34 @@
+"""Compiled work on several threads: the same blocks whatever the number of threads, taken from a queue as threads get free."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+@cache
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="sae-step")
+
+
+def for_blocks(work: Callable[[int], T], n_blocks: int) -> list[T]:
+    """`[work(0), ..., work(n_blocks - 1)]`, computed by as many threads as torch uses. `work` must release the interpreter's
+    lock to gain anything, and blocks must not write to the same place."""
+    n_threads = min(torch.get_num_threads(), n_blocks)
+    if n_threads <= 1:
+        return [work(block) for block in range(n_blocks)]
+    queue = iter(range(n_blocks))  # `next` on it holds the interpreter's lock: each block is taken once
+
+    def take() -> list[tuple[int, T]]:
+        return [(block, work(block)) for block in queue]
+
+    pool = _pool(n_threads - 1)
+    others = [pool.submit(take) for _ in range(n_threads - 1)]
+    done = take()
+    for other in others:
+        done += other.result()
+    return [result for _, result in sorted(done, key=lambda pair: pair[0])]
