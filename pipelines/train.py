@@ -1,38 +1,69 @@
 """Stage `train`: data/<letter>/activations -> data/<letter>/<number>/dictionary."""
 
 import dataclasses
+import json
 from contextlib import ExitStack
+from pathlib import Path
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
 from sae.dictionary.disk import write_dictionary
 from sae.storage.activations import ActivationStore
-from sae.training.observers import History, JsonLog, Observer, Progress, WandbConfig, WandbLog
-from sae.training.trainer import TrainConfig, Trainer, input_scale
+from sae.tensors import save_tensors
+from sae.training.checkpoint import clear_checkpoints
+from sae.training.config import TrainConfig
+from sae.training.fit import Trained, fit
+from sae.training.observers import JsonLog, Observer, Progress, WandbConfig, WandbLog
 
 
 def main(stage: Stage) -> None:
-    config, wandb = stage.section("train", TrainConfig), stage.section("wandb", WandbConfig)
+    config = stage.section("train", TrainConfig)
+    train_stage(stage, {stage.dictionary_id: config}, {stage.dictionary_id: stage.dictionary}, label="train")
+
+
+def train_stage(stage: Stage, configs: dict[str, TrainConfig], targets: dict[str, Path], *, label: str) -> dict[str, Trained]:
+    """Train `configs`, by id, in one pass over the stage's store, going on from checkpoints of a run that was cut off, and commit
+    each dictionary to its folder in `targets`."""
+    wandb = stage.section("wandb", WandbConfig)
     store = ActivationStore.open(stage.activations)
-    scale = input_scale(store.mean_square_norm, store.d_mlp)
-    batches = store.batches(config.batch_size, seed=config.seed)
-    run = stage.run("dictionary", config, id=stage.dictionary_id, parents=(stage.activations,))
-    history = History()
-    log = stage.logs / f"{stage.dictionary_id.replace('/', '-')}-train.jsonl"
-    with artefact.writing(stage.dictionary, run) as draft, ExitStack() as closing:
-        observers: list[Observer] = [history, JsonLog(log), Progress("train", config.n_steps)]
-        if wandb.mode != "disabled":
-            observers.append(mirror := WandbLog(wandb, stage.dictionary_id, dataclasses.asdict(config)))
-            print(f"train: W&B run at {mirror.where}")
-        for observer in observers:
+    checkpoints = next(iter(targets.values())).parent / "checkpoints"
+    n_steps = max(config.n_steps for config in configs.values())
+    with ExitStack() as closing:
+        observers: list[list[Observer]] = []
+        for i, (name, config) in enumerate(configs.items()):
+            log = stage.logs / f"{name.replace('/', '-')}-train.jsonl"
+            told: list[Observer] = [JsonLog(log)]
+            if wandb.mode != "disabled":
+                told.append(mirror := WandbLog(wandb, name, dataclasses.asdict(config)))
+                print(f"{label}: W&B run at {mirror.where}")
+            observers.append([*told, Progress(label, n_steps)] if i == 0 else told)
+        for observer in [one for several in observers for one in several]:
             closing.callback(observer.close)
-        trainer = Trainer(config, batches, scale=scale, device=stage.device, observers=observers)
-        dictionary = trainer.train()
-        write_dictionary(dictionary, draft.path)
-        (draft.path / "history.jsonl").write_text(history.to_jsonl(), encoding="utf-8")
-        last = next(row for row in reversed(history.rows) if "event" not in row)
-        epochs = config.n_steps * config.batch_size / len(store)
-        draft.run = dataclasses.replace(run, facts={"input_scale": scale, "epochs": epochs, "last_record": last})
+        trained = fit(
+            store,
+            list(configs.values()),
+            device=str(stage.device),
+            checkpoints=checkpoints,
+            observers=observers,
+            data=artefact.digest(stage.activations),
+            discard_foreign=True,
+        )
+    for (name, config), one in zip(configs.items(), trained, strict=True):
+        commit(stage, name, config, one, targets[name], len(store))
+    clear_checkpoints(checkpoints)
+    return dict(zip(configs, trained, strict=True))
+
+
+def commit(stage: Stage, name: str, config: TrainConfig, trained: Trained, target: Path, n_rows: int) -> None:
+    """Write one dictionary with its history."""
+    assert trained.dictionary.run is not None, "fit sets it"
+    facts = {**trained.dictionary.run.facts, "epochs": config.n_steps * config.batch_size / n_rows}
+    run = stage.run("dictionary", config, id=name, parents=(stage.activations,), **facts)
+    with artefact.writing(target, run) as draft:
+        write_dictionary(trained.dictionary, draft.path)
+        lines = "".join(json.dumps(row) + "\n" for row in trained.history)
+        (draft.path / "history.jsonl").write_text(lines, encoding="utf-8")
+        save_tensors({"n_fired": trained.firings, "n_rows": trained.firing_rows}, draft.path / "firings.safetensors")
 
 
 if __name__ == "__main__":

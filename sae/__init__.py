@@ -1,7 +1,8 @@
 """Sparse autoencoders on the MLP activations of one-layer transformers, from text to readable features.
 
     import sae
-    dictionary = sae.load("A/1")
+    dictionary = sae.load("A/1")                               # one that the pipeline trained
+    dictionary = sae.train(rows, n_features=4096, target_l0=20)  # or one of your own rows
     f = dictionary.encode(x)
 
 The names below are imported when they are first used, so that `import sae` itself costs nothing.
@@ -16,16 +17,21 @@ if TYPE_CHECKING:
     from sae.library import load
     from sae.storage.activations import ActivationStore
     from sae.storage.tokens import TokenStore
+    from sae.training.config import TrainConfig
+    from sae.training.fit import train, train_many
 
 _HOMES = {
     "ActivationStore": "sae.storage.activations",
     "Dictionary": "sae.dictionary.base",
     "FeatureTable": "sae.features.table",
     "TokenStore": "sae.storage.tokens",
+    "TrainConfig": "sae.training.config",
     "load": "sae.library",
+    "train": "sae.training.fit",
+    "train_many": "sae.training.fit",
 }
 
-__all__ = ["ActivationStore", "Dictionary", "FeatureTable", "TokenStore", "load"]
+__all__ = ["ActivationStore", "Dictionary", "FeatureTable", "TokenStore", "TrainConfig", "load", "train", "train_many"]
 
 
 def __getattr__(name: str) -> Any:

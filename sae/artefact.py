@@ -92,13 +92,23 @@ def digest(path: str | Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a single file atomically."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a single file, all or nothing: yields where to write it; at the end it is synced and takes `path`'s place.
+
+    Raises `DiskError` if the disk fills up."""
     partial = path.with_name(path.name + ".partial")
     with _full_disk_told(path):
         _make_parent(path)
         try:
-            partial.write_text(text, encoding="utf-8")
+            yield partial
             _sync(partial)
             os.replace(partial, path)
+            _sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 

@@ -8,11 +8,12 @@ from safetensors.torch import load_file
 
 from sae import artefact
 from sae.dictionary.base import Dictionary
-from sae.dictionary.relu import TiedBiasDictionary
+from sae.dictionary.relu import ReluDictionary
+from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import StoreError
 from sae.tensors import save_tensors
 
-VARIANTS: dict[str, type[Dictionary]] = {cls.variant: cls for cls in (TiedBiasDictionary,)}
+VARIANTS: dict[str, type[Dictionary]] = {cls.variant: cls for cls in (TiedBiasDictionary, ReluDictionary)}
 WEIGHTS, SHAPE = "weights.safetensors", "dictionary.json"
 
 

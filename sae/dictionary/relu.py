@@ -1,4 +1,4 @@
-"""The dictionary of *Towards Monosemanticity*: ReLU, untied weights, pre-encoder bias tied to the decoder bias."""
+"""The dictionary of Circuits Updates, April 2024: ReLU, untied weights, no pre-encoder bias."""
 
 from typing import ClassVar, final
 
@@ -9,15 +9,15 @@ from sae.dictionary.base import Dictionary
 
 
 @final
-class TiedBiasDictionary(Dictionary):
-    """f = ReLU(W_enc (x - b_dec) + b_enc), x̂ = f W_dec + b_dec (Bricken et al. 2023, "Sparse Autoencoder Setup")."""
+class ReluDictionary(Dictionary):
+    """f = ReLU(W_enc x + b_enc), x̂ = f W_dec + b_dec (Circuits Updates, April 2024, "Update on how we train SAEs")."""
 
-    variant: ClassVar[str] = "tied_bias_relu"
+    variant: ClassVar[str] = "relu"
 
     def encode(self, x: Tensor) -> Tensor:
         self.check_width(x)
-        return torch.relu(torch.nn.functional.linear(x - self.b_dec, self.W_enc, self.b_enc))
+        return torch.relu(torch.nn.functional.linear(x, self.W_enc, self.b_enc))
 
     def encode_only(self, x: Tensor, features: Tensor) -> Tensor:
         self.check_width(x)
-        return torch.relu(torch.nn.functional.linear(x - self.b_dec, self.W_enc[features], self.b_enc[features]))
+        return torch.relu(torch.nn.functional.linear(x, self.W_enc[features], self.b_enc[features]))

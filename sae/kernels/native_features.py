@@ -103,9 +103,9 @@ def to_bfloat16(row, out):  # type: ignore[no-untyped-def]
 def update_features(  # type: ignore[no-untyped-def]
     first_feature, end_feature, starts, lists, g, seen, weights, first, second, adam, flags, l1_scale, norms, bits, to_b_dec
 ):
-    """Gradients and update of a block of features in one go. `to_b_dec` becomes Σ_j ∂b_enc[j] W_enc[j] (before the update), for the
-    tied bias; `norms` ‖W_enc[j]‖ and `bits` W_enc in bfloat16 (skipped where `bits` is empty). Returns the sum of the squared
-    gradients, float64."""
+    """Gradients and update of a block of features in one go. `to_b_dec` becomes Σ_j ∂b_enc[j] W_enc[j] (before the update),
+    for the tied bias; `norms` ‖W_enc[j]‖ and `bits` W_enc in bfloat16 (skipped where `bits` is empty). Returns the sum of the
+    squared gradients, float64."""
     unit_norm, before, weighted = flags
     rows, f, d_pre = lists
     width = g.shape[1]

@@ -191,11 +191,11 @@ def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, found, ends, 
         for tile in range(n_tiles):
             for k in range(ends[tile, r], ends[tile, r + 1]):
                 w = W_dec[found[k]]
-                total = l1_scale * cost[found[k]]
+                slope = l1_scale * cost[found[k]]
                 for d in range(width):
-                    total += out[d] * w[d]
-                d_out[k] = total
-                d_squared += np.float64(total) * total
+                    slope += out[d] * w[d]
+                d_out[k] = slope
+                d_squared += np.float64(slope) * slope
     return squared_error, l1, f_squared, d_squared
 
 

@@ -9,10 +9,11 @@ float32 sum of n products in any order (Higham, *Accuracy and Stability*, 3.1), 
 * The evaluation itself is off by at most γ' ‖x‖‖w‖ + u₂₄ |pre|, with γ' = γ for n + 1 terms.
 * A float32 product (`Float32Screen`, `SparseRowsScreen`) is off by at most γ ‖x‖‖w‖.
 * A bfloat16 product (`Bfloat16Screen`): rounding both inputs changes it by at most (2 u₈ + u₈²) ‖x‖‖w‖, accumulating in float32
-  by γ (1 + u₈)² ‖x‖‖w‖, and rounding the result to bfloat16 by u₈ of itself, which is at most u₈/(1 − u₈) |product|. Both inputs are finite
-  and far from bfloat16's underflow and overflow (their exponents are float32's).
+  by γ (1 + u₈)² ‖x‖‖w‖, and rounding the result to bfloat16 by u₈ of itself, which is at most u₈/(1 − u₈) |product|. Both
+  inputs are finite and far from bfloat16's underflow and overflow (their exponents are float32's).
 
-`SLACK` covers the float32 rounding of norms, thresholds and of the comparison itself. `docs/method.md` has the derivation in full.
+`SLACK` covers the float32 rounding of norms, thresholds and of the comparison itself. `docs/method.md` has the derivation in
+full.
 """
 
 from abc import ABC, abstractmethod
@@ -62,7 +63,8 @@ class Screen(ABC):
         self.tiles = [(start, min(start + self.tile_features, n_features)) for start in range(0, n_features, self.tile_features)]
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
-        """Once a step. `x` is the batch, `seen` what the encoder sees of it; `norms` are ‖W_enc[j]‖ and `bits` W_enc in bfloat16."""
+        """Once a step. `x` is the batch, `seen` what the encoder sees of it; `norms` are ‖W_enc[j]‖ and `bits` W_enc in
+        bfloat16."""
         self.threshold = -weights.b_enc.numpy() - np.float32(1e-30)
         self.seen, self.row_norms = seen, np.linalg.norm(seen.numpy(), axis=1)
 
@@ -71,8 +73,8 @@ class Screen(ABC):
 
     @abstractmethod
     def scan(self, rows: slice, offset: int, tile: int, found: np.ndarray, ends: np.ndarray) -> int:
-        """Append the candidates of some rows, which lie `offset` rows into the group, to `found`, and their ends by row to `ends`.
-        Returns −1 where `found` may be too short. Called from several threads."""
+        """Append the candidates of some rows, which lie `offset` rows into the group, to `found`, and their ends by row to
+        `ends`. Returns −1 where `found` may be too short. Called from several threads."""
 
 
 class Float32Screen(Screen):
@@ -134,8 +136,8 @@ class SparseRowsScreen(Screen):
     The encoder sees x − b_dec, which is dense; so the product is x·w, and b_dec·w goes into the threshold."""
 
     tile_features = 512
-    """[d_mlp, 512] floats are 1 MB at d_mlp = 512. Narrower tiles were slower (12 % nonzero, one core, ms for 4,096 x 4,096: 128: 116,
-    256: 95, 512: 83; a float32 product: 190)."""
+    """[d_mlp, 512] floats are 1 MB at d_mlp = 512. Narrower tiles were slower (12 % nonzero, one core, ms for 4,096 x 4,096:
+    128: 116, 256: 95, 512: 83; a float32 product: 190)."""
     group_rows = 1 << 30
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:

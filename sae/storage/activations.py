@@ -52,34 +52,42 @@ class ActivationStore:
             raise StoreError(f"the record of {self.path} says nothing of its mean square norm ({value!r}); harvest again")
         return value
 
-    def batches(self, n_rows: int, *, seed: int = 0, device: str | torch.device = "cpu") -> Iterator[Rows]:
-        """Endless float32 batches of exactly `n_rows`, every row once an epoch, in another order each epoch.
+    def batches(self, n_rows: int, *, seed: int = 0, start: int = 0) -> Iterator[Rows]:
+        """Endless float32 batches of exactly `n_rows`, from batch `start` on; batch k depends on `seed` and k alone.
 
-        The store is shuffled as it lies; each epoch also permutes the order of its chunks, and the rows within
-        `CHUNKS_MIXED` chunks. What an epoch leaves over begins the next one. One thread reads ahead.
+        Every row comes once an epoch, in another order each epoch: the store is shuffled as it lies; each epoch also permutes
+        the order of its chunks, and the rows within `CHUNKS_MIXED` chunks. What an epoch leaves over begins the next one. One
+        thread reads ahead.
         """
         if n_rows > self.n_rows:
             raise ConfigError(
                 f"batches of {n_rows} rows from a store of {self.n_rows}; harvest more rows or take smaller batches"
             )
+        epoch, skipped = divmod(start * n_rows, self.n_rows)
         left = np.empty((0, self.d_mlp), dtype=self._rows.dtype)
-        for block in _read_ahead(self._blocks(seed)):
+        for block in _read_ahead(self._blocks(seed, epoch, skipped)):
             block = np.concatenate([left, block])
             n_whole = len(block) // n_rows * n_rows
-            for start in range(0, n_whole, n_rows):
-                yield torch.from_numpy(block[start : start + n_rows]).to(device).float()
+            for first in range(0, n_whole, n_rows):
+                yield torch.from_numpy(block[first : first + n_rows]).float()
             left = block[n_whole:]
 
-    def _blocks(self, seed: int) -> Iterator[np.ndarray]:
+    def _blocks(self, seed: int, epoch: int, skipped: int) -> Iterator[np.ndarray]:
+        """Mixed blocks from row `skipped` of `epoch` on; blocks that lie wholly before it are not read."""
         n_chunks = -(-self.n_rows // CHUNK_ROWS)
-        epoch = 0
         while True:
-            rng = np.random.default_rng([seed, epoch])
-            order = rng.permutation(n_chunks)
+            order = np.random.default_rng([seed, epoch]).permutation(n_chunks)
             for start in range(0, n_chunks, CHUNKS_MIXED):
-                chunks = [self[i * CHUNK_ROWS : (i + 1) * CHUNK_ROWS] for i in order[start : start + CHUNKS_MIXED]]
-                block = np.concatenate(chunks)
-                yield block[rng.permutation(len(block))]
+                chunks = [
+                    slice(i * CHUNK_ROWS, min((i + 1) * CHUNK_ROWS, self.n_rows)) for i in order[start : start + CHUNKS_MIXED]
+                ]
+                size = sum(chunk.stop - chunk.start for chunk in chunks)
+                if skipped >= size:
+                    skipped -= size
+                    continue
+                block = np.concatenate([self[chunk] for chunk in chunks])
+                yield block[np.random.default_rng([seed, epoch, start]).permutation(size)[skipped:]]
+                skipped = 0
             epoch += 1
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A dictionary before its first step (Towards Monosemanticity, "Advice for Training Sparse Autoencoders")."""
+"""A dictionary before its first step."""
 
 import math
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sae.kernels.gradients import Weights
 from sae.shapes import PerNeuron, Rows
+from sae.training.recipes import Recipe
 
 
 def geometric_median(rows: Rows, *, iterations: int = 100, tolerance: float = 1e-6) -> PerNeuron:
@@ -28,15 +29,26 @@ def geometric_median(rows: Rows, *, iterations: int = 100, tolerance: float = 1e
     return median.to(rows.dtype)
 
 
-def initial_weights(n_features: int, centre: PerNeuron, generator: torch.Generator) -> Weights:
-    """Kaiming-uniform W_enc and W_dec (PyTorch's default for a linear layer, bound 1/√fan_in), then unit-norm rows of
-    W_dec; b_dec at `centre`; b_enc as PyTorch's linear layer sets it, which the paper leaves open."""
-    d_mlp = centre.shape[0]
+def initial_weights(recipe: Recipe, n_features: int, first: Rows, generator: torch.Generator) -> Weights:
+    """As `recipe` starts, for batches like `first` (scaled).
+
+    `kaiming` (Towards Monosemanticity, "Advice for Training Sparse Autoencoders"): Kaiming-uniform W_enc and W_dec, PyTorch's
+    default for a linear layer (bound 1/√fan_in), b_enc as PyTorch's linear layer sets it, which the paper leaves open.
+    `transposed` (Circuits Updates, April 2024): W_dec in random directions, W_enc equal to it, b_enc zero.
+    """
+    d_mlp = first.shape[1]
 
     def uniform(bound: float, *shape: int) -> Tensor:
-        return torch.empty(*shape).uniform_(-bound, bound, generator=generator).to(centre.device)
+        return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
 
-    W_enc = uniform(1 / math.sqrt(d_mlp), n_features, d_mlp)
-    b_enc = uniform(1 / math.sqrt(d_mlp), n_features)
-    W_dec = uniform(1 / math.sqrt(n_features), n_features, d_mlp)
-    return Weights(W_enc, b_enc, torch.nn.functional.normalize(W_dec, dim=1), centre.clone())
+    if recipe.start == "kaiming":
+        W_enc = uniform(1 / math.sqrt(d_mlp), n_features, d_mlp)
+        b_enc = uniform(1 / math.sqrt(d_mlp), n_features)
+        W_dec = uniform(1 / math.sqrt(n_features), n_features, d_mlp)
+        W_dec = recipe.decoder_norm * torch.nn.functional.normalize(W_dec, dim=1)
+    else:
+        W_dec = torch.randn(n_features, d_mlp, generator=generator)
+        W_dec = recipe.decoder_norm * torch.nn.functional.normalize(W_dec, dim=1)
+        W_enc, b_enc = W_dec.clone(), torch.zeros(n_features)
+    b_dec = geometric_median(first) if recipe.centre == "geometric_median" else torch.zeros_like(first[0])
+    return Weights(W_enc.to(first.device), b_enc.to(first.device), W_dec.to(first.device), b_dec)

@@ -31,6 +31,14 @@ class Observer(Protocol):
 
     def close(self) -> None: ...
 
+    def state(self) -> Any:
+        """What this observer must know when the run goes on in another process, as JSON keeps it; into every checkpoint."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Go on from where `state` was taken."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig:
@@ -67,6 +75,12 @@ class History:
 
     def close(self) -> None: ...
 
+    def state(self) -> list[dict[str, Any]]:
+        return self.rows
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        self.rows = list(state)
+
     def to_jsonl(self) -> str:
         return "".join(json.dumps(row) + "\n" for row in self.rows)
 
@@ -92,6 +106,14 @@ class JsonLog:
 
     def close(self) -> None:
         self._file.close()
+
+    def state(self) -> int:
+        """How long the log is."""
+        return self._file.tell()
+
+    def restore(self, state: int) -> None:
+        """Drop what was logged after the checkpoint: it comes again."""
+        self._file.truncate(state)
 
 
 class Progress:

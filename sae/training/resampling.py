@@ -5,8 +5,8 @@ random subset of inputs; give each input a probability proportional to its loss 
 input, set the dictionary vector to it, normalised; set the encoder row to the same direction times 0.2 of the mean norm
 of the alive features' encoder rows, its bias to 0; reset the Adam state of what was changed.
 
-Decided where the paper leaves room (`docs/method.md`, "Resampling"): the loss is the total one, ‖x − x̂‖² + λ‖f‖₁ of the
-input; the vector drawn is x − b_dec, which is what the encoder sees, or x itself with `subtract_bias=False`.
+Decided where the paper leaves room (`docs/training.md`, "Decided where replications disagree"), and switchable in the recipe:
+which loss, which vector, what is dead.
 """
 
 from collections.abc import Iterable
@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.dictionary.relu import TiedBiasDictionary
 from sae.kernels.gradients import Weights
+from sae.kernels.objective import Objective
+from sae.kernels.state import State
 from sae.shapes import Rows
-from sae.training.optimizer import ConstrainedAdam
+from sae.training.recipes import Recipe
 
 Draws = Float[Tensor, "draw d_mlp"]
 
@@ -26,18 +27,20 @@ ENCODER_SCALE = 0.2
 
 
 @torch.no_grad()
-def row_losses(weights: Weights, x: Rows, l1_coefficient: float) -> Tensor:
-    """‖x − x̂‖² + λ‖f‖₁ of each row."""
-    dictionary = TiedBiasDictionary(*weights)
-    f = dictionary.encode(x)
-    return (dictionary.decode(f) - x).square().sum(1) + l1_coefficient * f.sum(1)
+def row_losses(weights: Weights, x: Rows, l1: float, objective: Objective) -> Tensor:
+    """‖x − x̂‖² + λ Σ c_i f_i of each row; λ = 0 gives the squared error."""
+    seen = x - weights.b_dec if objective.tied_bias else x
+    f = torch.addmm(weights.b_enc, seen, weights.W_enc.T).relu_()
+    squared_error = torch.addmm(weights.b_dec, f, weights.W_dec).sub_(x).square().sum(1)
+    cost = weights.W_dec.norm(dim=1) if objective.weighted_l1 else torch.ones_like(weights.b_enc)
+    return squared_error + l1 * (f @ cost)
 
 
 @torch.no_grad()
 def draw_inputs(
-    weights: Weights, batches: Iterable[Tensor], n_draws: int, l1_coefficient: float, generator: torch.Generator
+    weights: Weights, batches: Iterable[Tensor], n_draws: int, l1: float, objective: Objective, generator: torch.Generator
 ) -> Draws:
-    """`n_draws` independent draws from the rows of all `batches`, each row with probability ∝ loss².
+    """`n_draws` independent draws from the rows of all `batches`, each row with probability ∝ (its loss)².
 
     One batch is in memory at a time: each draw holds a row, and gives it up for one of the new batch with probability
     (weight of the batch) / (weight so far), which leaves every row its due share.
@@ -45,7 +48,7 @@ def draw_inputs(
     drawn = None
     total = 0.0
     for x in batches:
-        p = row_losses(weights, x, l1_coefficient).double().square().cpu()
+        p = row_losses(weights, x, l1, objective).double().square().cpu()
         weight = float(p.sum())
         if drawn is None:
             drawn = x[:1].repeat(n_draws, 1)
@@ -61,10 +64,11 @@ def draw_inputs(
 
 
 @torch.no_grad()
-def resample(weights: Weights, optimizer: ConstrainedAdam, dead: Tensor, inputs: Draws, *, subtract_bias: bool) -> None:
+def resample(state: State, dead: Tensor, inputs: Draws, recipe: Recipe) -> None:
     """Give the features `dead` (bool [feature]) new weights from `inputs`, one row each, in place."""
+    weights = state.weights
     index = dead.nonzero()[:, 0]
-    directions = inputs - weights.b_dec if subtract_bias else inputs
+    directions = inputs - weights.b_dec if recipe.subtract_bias else inputs
     norms = directions.norm(dim=1, keepdim=True)
     fallback = torch.nn.functional.normalize(torch.ones_like(directions), dim=1)
     directions = torch.where(norms > 0, directions / norms.clamp_min(1e-30), fallback)
@@ -72,4 +76,4 @@ def resample(weights: Weights, optimizer: ConstrainedAdam, dead: Tensor, inputs:
     weights.W_dec[index] = directions
     weights.W_enc[index] = directions * (ENCODER_SCALE * alive.norm(dim=1).mean())
     weights.b_enc[index] = 0.0
-    optimizer.reset(index)
+    state.reset_moments(index)

@@ -1,236 +1,202 @@
-"""`Trainer`: one optimisation of one dictionary. Eats batches, tells observers, never sees a disk."""
+"""`Trainer`: one optimisation of one dictionary. Is handed batches, tells observers, never sees a disk."""
 
-import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sae.dictionary.relu import TiedBiasDictionary
+from sae.dictionary.base import Dictionary
+from sae.dictionary.relu import ReluDictionary
+from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError, NumericsError
-from sae.kernels.choice import choose_step
+from sae.kernels.choice import make_engine
 from sae.kernels.gradients import StepResult
+from sae.kernels.state import State
 from sae.shapes import Rows
-from sae.training.initial import geometric_median, initial_weights
+from sae.training.config import TrainConfig
+from sae.training.counts import Firings
+from sae.training.initial import initial_weights
 from sae.training.observers import Observer
-from sae.training.optimizer import ConstrainedAdam
-from sae.training.resampling import draw_inputs, resample
-from sae.training.schedule import Schedule
+from sae.training.records import measure
+from sae.training.resampling import Draws, draw_inputs, resample
+from sae.training.roofline import encoder_rows_per_second
+from sae.training.sparsity import SparsityController
 
 MOST_FEATURES_PER_NEURON = 1024
 """A/5, the paper's widest dictionary, has 256 features a neuron."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Section `train`: the recipe of *Towards Monosemanticity*. Inputs are scaled so that the mean of ‖x‖² is d_mlp, and
-    the scale is folded back into the weights at the end, so these numbers do well on activations of any size."""
-
-    n_features: int = 4096
-    batch_size: int = 8192
-    """Rows a step."""
-    n_steps: int = 1_000_000
-    l1: float = 2.0
-    """λ in L = mean over rows of [ Σ_d (x − x̂)² + λ Σ_i f_i ], on scaled inputs. `docs/method.md` converts other conventions:
-    the paper's 0.004 weighs a *mean* over d_mlp = 512 and is 2.05 here, on unscaled inputs."""
-    learning_rate: float = 3e-4
-    """Adam's, at its highest. The paper does not give its own."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup: float = 0.0
-    """Fraction of the run in which the learning rate rises."""
-    decay: float = 0.0
-    """Fraction of the run, at its end, in which it falls to 0. Not in the paper; Circuits Updates, February 2024, has 0.2."""
-    l1_warmup: float = 0.0
-    """Fraction of the run in which λ rises. Not in the paper; Circuits Updates, April 2024, has 0.05."""
-    resample_at: tuple[float, ...] = (0.025, 0.05, 0.075, 0.1)
-    """When dead features are resampled, in fractions of the run (the paper: steps 25k, 50k, 75k, 100k of 1M)."""
-    resample_window: float = 0.0125
-    """A feature that never fired in this fraction of the run before a resampling is dead (12,500 steps of 1M)."""
-    resample_inputs: int = 819_200
-    """Rows on which losses are computed to draw from."""
-    subtract_bias: bool = True
-    """Draw x − b_dec, which is what the encoder sees, rather than x."""
-    rewarm: float = 0.0
-    """Fraction of the run in which the learning rate rises again after each resampling. Not in the paper."""
-    seed: int = 0
-    log_every: int = 50
-    """Steps between two records."""
-    ultralow: float = 1e-5
-    """Features that fire on fewer of the rows since the last record of densities count as ultralow."""
-    density_window: float = 0.1
-    """Fraction of the run over which dead and ultralow features are counted for the records."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_features", "batch_size", "n_steps", "resample_inputs", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"'{name}' = {getattr(self, name)}: must be at least 1")
-        if not 0 <= self.l1 < math.inf:
-            raise ConfigError(f"'l1' = {self.l1}: must be a finite number, at least 0")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"'learning_rate' = {self.learning_rate}: must be a finite number above 0")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"'betas' = {list(self.betas)}: both must be at least 0 and below 1")
-        for name in ("ultralow", "density_window"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"'{name}' = {getattr(self, name)}: must be a fraction, 0 to 1")
-        self.schedule()
-
-    def schedule(self) -> Schedule:
-        names = ("n_steps", "warmup", "decay", "l1_warmup", "resample_at", "resample_window", "rewarm")
-        return Schedule(**{name: getattr(self, name) for name in names})
-
-
-@dataclass
-class FiringCounts:
-    """On how many rows each feature fired, out of how many."""
-
-    n_fired: Tensor
-    n_rows: int = 0
-
-    def add(self, result: StepResult, n_rows: int) -> None:
-        self.n_fired += result.n_fired
-        self.n_rows += n_rows
-
-    def clear(self) -> None:
-        self.n_fired.zero_()
-        self.n_rows = 0
-
-
-@dataclass
 class Trainer:
-    """`Trainer(config, batches, scale=..., device=...).train()` gives the dictionary.
+    """Trains one dictionary on batches handed to it one by one: `before_step`, then `step`, `config.n_steps` times.
 
-    `batches` yields float32 [batch_size, d_mlp] without end; `scale` multiplies them (see `input_scale`).
+    `first` is the first batch, unscaled; `scale` multiplies every batch (`input_scale`). All of its state is in `tensors()` and
+    `numbers()`; randomness is derived from the seed and the step, so there is no generator to save.
     """
 
-    config: TrainConfig
-    batches: Iterator[Rows]
-    scale: float = 1.0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    observers: Sequence[Observer] = ()
-
-    def __post_init__(self) -> None:
-        config = self.config
-        first = next(self.batches)
-        if config.n_features > MOST_FEATURES_PER_NEURON * first.shape[1]:
+    def __init__(self, config: TrainConfig, first: Rows, scale: float, device: torch.device, observers: Sequence[Observer] = ()):
+        d_mlp = first.shape[1]
+        if config.n_features > MOST_FEATURES_PER_NEURON * d_mlp:
             raise ConfigError(
-                f"'n_features' = {config.n_features} for {first.shape[1]} neurons: more than {MOST_FEATURES_PER_NEURON} a neuron "
+                f"'n_features' = {config.n_features} for {d_mlp} neurons: more than {MOST_FEATURES_PER_NEURON} a neuron "
                 f"makes no sense (the paper's widest has 256); lower train.n_features"
             )
-        self.schedule = config.schedule()
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self._input = (self._scaled(batch) for batch in chain([first], self.batches))
-        centre = geometric_median(self._scaled(first))
-        self.weights = initial_weights(config.n_features, centre, self.generator)
-        self.optimizer = ConstrainedAdam(self.weights, config.betas)
-        zeros = torch.zeros(config.n_features, dtype=torch.int64, device=self.device)
-        self.resample_counts, self.density_counts = FiringCounts(zeros.clone()), FiringCounts(zeros.clone())
-        self.active_fraction = 1.0
+        self.config, self.recipe, self.scale, self.device = config, config.settled(), scale, device
+        self.observers = observers
+        self.schedule = self.recipe.schedule(config.n_steps)
+        self.l1 = config.summed_l1(d_mlp)
+        weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._generator(0))
+        self.state = State.start(weights)
+        self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule)
+        self.window, self.density = Firings(config.n_features, device), Firings(config.n_features, device)
+        self.history: list[Tensor] = []
+        """Rows on which each feature fired, one int64 [feature] a density window."""
+        self.history_rows: list[int] = []
+        self.controller: SparsityController | None = None
+        if config.target_l0 is not None:
+            start, end = (round(at * config.n_steps) for at in (self.recipe.l1_warmup, config.control_until))
+            self.controller = SparsityController(config.target_l0, start, end)
+        self.n_done = 0
+        self._finite = torch.tensor(True, device=device)
+        self._clock: tuple[float, float, int] | None = None  # of the first step here and of the last record, steps done at that
+        self._roofline: float | None = None
 
-    def train(self) -> TiedBiasDictionary:
-        """All steps; raises `NumericsError` before an update that a NaN or infinite loss would poison."""
-        started = self._last_record = time.monotonic()
-        self._rows_since = 0
-        for step in range(self.config.n_steps):
-            if self.schedule.counters_start(step):
-                self.resample_counts.clear()
-            result = self._step(step)
-            done = step + 1
-            if done in self.schedule.resample_steps:
-                self._resample(done)
-            if done % self.config.log_every == 0 or done == self.config.n_steps:
-                self._record(done, result, started)
-            for observer in self.observers:
-                observer.advance(1)
-        if not all(torch.isfinite(weight).all() for weight in self.weights):
+    def scaled(self, batch: Rows) -> Rows:
+        """A batch as the engine sees it: on the device, float32, multiplied by the scale."""
+        return batch.to(self.device).float().mul(self.scale)
+
+    def l1_at(self, step: int) -> float:
+        """λ at `step`: its ramp, and the controller's factor where L0 is aimed at."""
+        return self.l1 * self.schedule.l1(step) * (self.controller.factor if self.controller else 1.0)
+
+    def resamples_now(self) -> bool:
+        """Whether dead features are looked for before the next step."""
+        return self.n_done in self.schedule.resample_steps
+
+    def draw(self, others: Callable[[int], Iterable[Rows]]) -> Draws | None:
+        """New inputs for the features that are dead now, drawn from the n batches of `others(n)`; None where none is. Changes
+        nothing."""
+        n_dead = int(self._dead().sum())
+        if not n_dead:
+            return None
+        n_batches = -(-self.recipe.resample_inputs // self.config.batch_size)
+        l1 = self.l1_at(self.n_done - 1) if self.recipe.resample_loss == "total" else 0.0
+        batches, chance = map(self.scaled, others(n_batches)), self._generator(self.n_done)
+        return draw_inputs(self.state.weights, batches, n_dead, l1, self.recipe.objective, chance)
+
+    def resample(self, drawn: Draws | None) -> None:
+        """Give dead features the inputs that `draw` drew, and tell the observers."""
+        if drawn is not None:
+            resample(self.state, self._dead(), drawn, self.recipe)
+            self.engine.refresh()
+        values = {"n_resampled": 0 if drawn is None else len(drawn), "n_rows_silent": self.window.n_rows}
+        for observer in self.observers:
+            observer.event(self.n_done, "resampling", values)
+
+    def _dead(self) -> Tensor:
+        return self.window.n_fired <= self.recipe.resample_below * self.window.n_rows
+
+    def step(self, batch: Rows) -> None:
+        """One step on `batch`; raises `NumericsError`, with nothing updated, where loss or gradients are not finite."""
+        step = self.n_done
+        if self._clock is None:
+            self._clock = (time.monotonic(), time.monotonic(), step)
+        if self.schedule.counters_start(step):
+            self.window.clear()
+        x = self.scaled(batch)
+        learning_rate = self.recipe.learning_rate * self.schedule.learning_rate(step)
+        result = self.engine.step(x, self.l1_at(step), learning_rate)
+        self._finite &= result.finite
+        recorded = (step + 1) % self.config.log_every == 0 or step + 1 == self.config.n_steps
+        if (self.device.type == "cpu" or recorded) and not self._finite:
+            self._refuse(result, x, step)
+        for counts in (self.window, self.density):
+            counts.add(result.n_fired, len(x))
+        if self.controller is not None:
+            self.controller.observe(step, float(result.n_fired.sum()) / len(x))
+        self.n_done = step + 1
+        if recorded:
+            self._record(result, x, step)
+        if self.density.n_rows >= self.config.density_window * self.config.n_steps * self.config.batch_size:
+            self.history.append(self.density.n_fired.clone())
+            self.history_rows.append(self.density.n_rows)
+            self.density.clear()
+        for observer in self.observers:
+            observer.advance(1)
+
+    def dictionary(self) -> Dictionary:
+        """The dictionary for unscaled activations, its vectors of norm 1: with x' = s x, f' = s f and the rest follows; the
+        norm of a dictionary vector goes into the encoder, since ReLU(c z) = c ReLU(z). Raises `NumericsError` for weights that
+        diverged."""
+        W_enc, b_enc, W_dec, b_dec = self.state.weights
+        if not all(torch.isfinite(weight).all() for weight in self.state.weights):
             raise NumericsError("training diverged: the weights hold NaN or infinity; nothing is saved, lower learning_rate")
-        return self.dictionary()
+        if not self.recipe.unit_norm or self.recipe.renormalise == "before":
+            norms = W_dec.norm(dim=1).clamp_min(1e-30)
+            W_enc, b_enc, W_dec = W_enc * norms[:, None], b_enc * norms, W_dec / norms[:, None]
+        kind = TiedBiasDictionary if self.recipe.tied_bias else ReluDictionary
+        return kind(W_enc, b_enc / self.scale, W_dec, b_dec / self.scale)
 
-    def dictionary(self) -> TiedBiasDictionary:
-        """The dictionary for unscaled activations: with x' = s x, f' = s f and everything else follows."""
-        W_enc, b_enc, W_dec, b_dec = self.weights
-        return TiedBiasDictionary(W_enc, b_enc / self.scale, W_dec, b_dec / self.scale)
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that the next steps depend on, by name."""
+        counts = {"window.n_fired": self.window.n_fired, "density.n_fired": self.density.n_fired}
+        history = torch.stack(self.history) if self.history else torch.zeros(0, self.config.n_features, dtype=torch.int64)
+        return {**self.state.tensors(), **counts, "history": history}
 
-    def _scaled(self, batch: Rows) -> Rows:
-        return batch.to(self.device).mul(self.scale)
+    def numbers(self) -> dict[str, Any]:
+        """Everything else that they depend on, as JSON keeps it."""
+        controller = self.controller
+        return {
+            "n_done": self.n_done,
+            "n_updates": self.state.n_updates,
+            "scale": self.scale,
+            "engine_density": getattr(self.engine, "density", None),
+            "window_rows": self.window.n_rows,
+            "density_rows": self.density.n_rows,
+            "history_rows": self.history_rows,
+            "controller": [controller.log_factor, controller.smoothed] if controller else None,
+        }
 
-    def _step(self, step: int) -> StepResult:
-        x = self._last_batch = next(self._input)
-        compute = choose_step(self.device, self.active_fraction)
-        result = compute(self.weights, x, self.config.l1 * self.schedule.l1(step))
-        if self.device.type == "cpu" or step % self.config.log_every == 0:
-            self._refuse_nonfinite(result, x, step)
-        self.optimizer.step(result.gradients, self.config.learning_rate * self.schedule.learning_rate(step))
-        for counts in (self.resample_counts, self.density_counts):
-            counts.add(result, len(x))
-        if self.device.type == "cpu":
-            self.active_fraction = float(result.n_fired.sum()) / result.n_fired.numel() / len(x)
-        self._rows_since += len(x)
-        return result
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Take over what `tensors()` and `numbers()` of another trainer of the same config said."""
+        self.state.load(tensors, numbers["n_updates"])
+        self.window.load(tensors["window.n_fired"], numbers["window_rows"])
+        self.density.load(tensors["density.n_fired"], numbers["density_rows"])
+        self.history, self.history_rows = list(tensors["history"]), list(numbers["history_rows"])
+        self.n_done, self.scale = numbers["n_done"], numbers["scale"]
+        if self.controller is not None:
+            self.controller.log_factor, self.controller.smoothed = numbers["controller"]
+        if numbers["engine_density"] is not None:
+            self.engine.density = numbers["engine_density"]  # type: ignore[attr-defined]
+        self.engine.refresh()
 
-    def _refuse_nonfinite(self, result: StepResult, x: Rows, step: int) -> None:
-        loss = float(result.squared_error + result.l1)
-        if math.isfinite(loss):
-            return
+    def _generator(self, event: int) -> torch.Generator:
+        """Chance for what happens before step `event` (0: the initial weights)."""
+        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + event) % 2**63)
+
+    def _refuse(self, result: StepResult, x: Rows, step: int) -> None:
         bad = int((~torch.isfinite(x)).any(1).sum())
         cause = (
             f"{bad} of its {len(x)} rows hold NaN or infinity: harvest again" if bad else "training diverged: lower learning_rate"
         )
-        raise NumericsError(f"loss is {loss} at step {step}; {cause}")
+        loss = float(result.squared_error + self.l1_at(step) * result.l1)
+        raise NumericsError(f"loss is {loss}, or a gradient too large, at step {step}; {cause}")
 
-    def _resample(self, step: int) -> None:
-        dead = self.resample_counts.n_fired == 0
-        n_dead = int(dead.sum())
-        if n_dead:
-            n_batches = -(-self.config.resample_inputs // self.config.batch_size)
-            l1 = self.config.l1 * self.schedule.l1(step)
-            inputs = draw_inputs(self.weights, islice(self._input, n_batches), n_dead, l1, self.generator)
-            resample(self.weights, self.optimizer, dead, inputs, subtract_bias=self.config.subtract_bias)
-        values = {"n_resampled": n_dead, "n_rows_silent": self.resample_counts.n_rows}
+    def _record(self, result: StepResult, x: Rows, step: int) -> None:
+        values = measure(result, x, self.l1_at(step), self.density, self.config.ultralow)
+        values["learning_rate"] = self.recipe.learning_rate * self.schedule.learning_rate(step)
+        values |= self._speed(len(x))
         for observer in self.observers:
-            observer.event(step, "resampling", values)
+            observer.record(step + 1, values)
 
-    def _record(self, step: int, result: StepResult, started: float) -> None:
-        values = self._measure(step, result)
+    def _speed(self, n_rows: int) -> dict[str, float]:
+        """Clocked values: rows a second since the last record, and as a fraction of the encoder product's own speed."""
+        assert self._clock is not None, "no step was taken"
+        started, last, n_done = self._clock
         now = time.monotonic()
-        values["rows_per_second"] = self._rows_since / max(now - self._last_record, 1e-9)
-        values["seconds"] = now - started
-        self._last_record, self._rows_since = now, 0
-        for observer in self.observers:
-            observer.record(step, values)
-
-    def _measure(self, step: int, result: StepResult) -> dict[str, Any]:
-        """The batch's loss and the dictionary's state; densities over the rows since the density window began."""
-        x, window = self._last_batch, self.density_counts
-        variance = float((x - x.mean(0)).square().sum(1).mean())
-        l1 = self.config.l1 * self.schedule.l1(step - 1)
-        density = window.n_fired.double() / max(window.n_rows, 1)
-        log_density = density.clamp_min(1e-9).log10().cpu()
-        counts, edges = torch.histogram(log_density.float(), bins=45, range=(-9.0, 0.0))
-        values = {
-            "loss": float(result.squared_error + l1 * result.l1),
-            "squared_error": float(result.squared_error),
-            "l1": float(result.l1),
-            "l0": float(result.n_fired.sum()) / len(x),
-            "fvu": float(result.squared_error) / max(variance, 1e-30),
-            "n_dead": int((window.n_fired == 0).sum()),
-            "n_ultralow": int(((density < self.config.ultralow) & (window.n_fired > 0)).sum()),
-            "n_density_rows": window.n_rows,
-            "learning_rate": self.config.learning_rate * self.schedule.learning_rate(step - 1),
-            "lambda": l1,
-            "log10_density": (counts.numpy(), edges.numpy()),
-        }
-        if window.n_rows >= self.config.density_window * self.config.n_steps * self.config.batch_size:
-            window.clear()
-        return values
-
-
-def input_scale(mean_square_norm: float, d_mlp: int) -> float:
-    """The factor that makes the mean of ‖x‖² equal d_mlp (Circuits Updates, April 2024, has the mean of ‖x‖ equal √d_mlp)."""
-    if not (math.isfinite(mean_square_norm) and mean_square_norm > 0):
-        raise NumericsError(f"the activations' mean square norm is {mean_square_norm}: nothing to learn from; harvest again")
-    return math.sqrt(d_mlp / mean_square_norm)
+        speed = (self.n_done - n_done) * n_rows / max(now - last, 1e-9)
+        if self._roofline is None:
+            self._roofline = encoder_rows_per_second(self.config.n_features, self.state.weights.W_enc.shape[1], self.device)
+        self._clock = (started, time.monotonic(), self.n_done)
+        return {"rows_per_second": speed, "fraction_of_roofline": speed / self._roofline, "seconds": now - started}

@@ -10,7 +10,7 @@ import torch
 
 from sae import artefact
 from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
-from sae.dictionary.relu import TiedBiasDictionary
+from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from tests.kernels.test_step import problem
@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_message(tmp_path):
         "import resource, torch\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (20000, {resource.RLIM_INFINITY}))\n"
         "from sae import artefact\nfrom sae.provenance import Run\nfrom sae.dictionary.disk import write_dictionary\n"
-        "from sae.dictionary.relu import TiedBiasDictionary\nfrom sae.errors import DiskError\n"
+        "from sae.dictionary.tied_relu import TiedBiasDictionary\nfrom sae.errors import DiskError\n"
         "z = torch.zeros\n"
         "try:\n"
         f"    with artefact.writing({str(tmp_path / 'd')!r}, Run(kind='dictionary')) as draft:\n"

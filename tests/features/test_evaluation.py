@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae.dictionary.relu import TiedBiasDictionary
+from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError
 from sae.features.evaluation import EvaluateConfig, evaluate
 from sae.features.passes import batches, splice

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from sae.dictionary.relu import TiedBiasDictionary
+from sae.dictionary.tied_relu import TiedBiasDictionary
 from tests.support.stores import make_tokens
 from tests.support.toy_source import ToySource
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sae import artefact
-from sae.dictionary.relu import TiedBiasDictionary
+from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.provenance import Run
 from sae.shapes import Activations, Tokens
 from sae.storage.tokens import NO_DOCUMENT, TokenStore, write_tokens

@@ -1,0 +1,155 @@
+"""Where batches come from. A `RowSource` can be entered at any batch, which is what makes resumption exact and cheap."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sae.errors import ConfigError
+from sae.shapes import Rows
+
+RESAMPLING_STREAM = 1 << 32
+"""Added to the data seed for the rows that resampling looks at: another order than training's."""
+SCALE_BATCHES = 8
+"""Batches whose mean square norm stands for all, where the source does not know its own."""
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Rows of activations in a reproducible order: an `ActivationStore`, `TensorRows`, `sae.toys.synthetic`'s rows.
+
+    One that knows the mean over its rows of ‖x‖² says so as `mean_square_norm`; else the first batches stand for all."""
+
+    @property
+    def d_mlp(self) -> int: ...
+
+    def batches(self, n_rows: int, *, seed: int = 0, start: int = 0) -> Iterator[Rows]:
+        """Endless float32 batches of `n_rows` from batch `start` on; batch k depends on `seed` and k alone."""
+        ...
+
+
+class TensorRows:
+    """A tensor [row, d_mlp] as a source: every row once an epoch, in another order each epoch, no batch short."""
+
+    def __init__(self, rows: Tensor):
+        if rows.ndim != 2 or not rows.is_floating_point() or len(rows) == 0:
+            raise ConfigError(f"rows must be a floating-point tensor [row, d_mlp], not {rows.dtype} {tuple(rows.shape)}")
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def d_mlp(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def mean_square_norm(self) -> float:
+        return mean_square(self.rows.split(1 << 16))
+
+    def batches(self, n_rows: int, *, seed: int = 0, start: int = 0) -> Iterator[Rows]:
+        if n_rows > len(self):
+            raise ConfigError(f"batches of {n_rows} rows from {len(self)}; give more rows or take smaller batches")
+        epoch, skipped = divmod(start * n_rows, len(self))
+        order = self._order(seed, epoch)[skipped:]
+        while True:
+            while len(order) < n_rows:
+                epoch += 1
+                order = torch.cat([order, self._order(seed, epoch)])
+            yield self.rows[order[:n_rows].to(self.rows.device)].float()
+            order = order[n_rows:]
+
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        return torch.randperm(len(self), generator=generator)
+
+
+class Feed:
+    """Batches in order, from a source that can be entered anywhere."""
+
+    def __init__(self, source: RowSource, batch_size: int, seed: int, start: int = 0):
+        self.source, self.batch_size, self.seed, self.position = source, batch_size, seed, start
+        self._batches = source.batches(batch_size, seed=seed, start=start)
+
+    @property
+    def mean_square_norm(self) -> float:
+        known = getattr(self.source, "mean_square_norm", None)
+        if known is not None:
+            return float(known)
+        return mean_square(islice(self.source.batches(self.batch_size, seed=self.seed), SCALE_BATCHES))
+
+    def next(self) -> Rows:
+        self.position += 1
+        return next(self._batches)
+
+    def first(self) -> Rows:
+        """Batch 0, wherever the feed is."""
+        return next(self.source.batches(self.batch_size, seed=self.seed, start=0))
+
+    def others(self, n_batches: int) -> Iterator[Rows]:
+        """Batches for resampling, in an order of their own that depends on the position; the position stays."""
+        start = self.position * n_batches
+        return islice(self.source.batches(self.batch_size, seed=self.seed + RESAMPLING_STREAM, start=start), n_batches)
+
+
+class IteratorFeed:
+    """Batches of a plain iterator, as they come. Resampling looks ahead: those batches stay in memory until they are trained on.
+
+    To resume, hand over the same iterator from its beginning: the batches that were trained on are read again and passed over.
+    """
+
+    def __init__(self, batches: Iterable[Tensor], start: int = 0):
+        self._source, self._ahead = iter(batches), deque[Tensor]()
+        self.position = 0
+        self._first = self._peek(1)[0]
+        if self._first.ndim != 2 or not self._first.is_floating_point():
+            raise ConfigError(f"batches must be floating-point tensors [row, d_mlp], not {tuple(self._first.shape)}")
+        self.batch_size = len(self._first)
+        ahead = self._peek(SCALE_BATCHES, short=True) if start == 0 else []
+        self._mean_square = mean_square(ahead)
+        for _ in range(start):
+            self.next()
+
+    @property
+    def mean_square_norm(self) -> float:
+        return self._mean_square
+
+    def first(self) -> Rows:
+        return self._first
+
+    def next(self) -> Rows:
+        x = self._peek(1)[0]
+        if x.shape != self._first.shape:
+            raise ConfigError(
+                f"batch {self.position} is {tuple(x.shape)}, the first was {tuple(self._first.shape)}: keep them alike"
+            )
+        self._ahead.popleft()
+        self.position += 1
+        return x
+
+    def others(self, n_batches: int) -> Iterator[Rows]:
+        return iter(self._peek(n_batches, short=True))
+
+    def _peek(self, n_batches: int, *, short: bool = False) -> list[Tensor]:
+        while len(self._ahead) < n_batches:
+            try:
+                self._ahead.append(next(self._source).float())
+            except StopIteration:
+                if short and self._ahead:
+                    break
+                raise ConfigError(
+                    f"the iterator ended after {self.position + len(self._ahead)} batches, before the last step: "
+                    "give it more batches, or train for fewer steps"
+                ) from None
+        return list(islice(self._ahead, n_batches))
+
+
+def mean_square(batches: Iterable[Tensor]) -> float:
+    """Mean over all rows of ‖x‖², in float64; 0 for none."""
+    total, n_rows = 0.0, 0
+    for batch in batches:
+        total, n_rows = total + float(batch.double().square().sum()), n_rows + len(batch)
+    return total / max(1, n_rows)

@@ -1,0 +1,239 @@
+"""`train` and `train_many`: from rows to dictionaries, resumable, one feed for all."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from sae.config import build
+from sae.dictionary.base import Dictionary, to_device
+from sae.errors import ConfigError, NumericsError
+from sae.provenance import Run
+from sae.training.checkpoint import Checkpoint, Checkpoints, save_refused_batch
+from sae.training.config import TrainConfig, input_scale
+from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows
+from sae.training.observers import History, Observer
+from sae.training.stopping import Stop, StopRequest, stop_request
+from sae.training.trainer import Trainer
+
+FEWEST_STEPS = 1000
+CHECKPOINT_SECONDS = 120.0
+
+
+class Trained(NamedTuple):
+    """One dictionary and what its training left."""
+
+    dictionary: Dictionary
+    history: list[dict[str, Any]]
+    """Records and events, without clocked values."""
+    firings: Tensor
+    """Rows on which each feature fired in each density window, int64 [window, feature]."""
+    firing_rows: Tensor
+    """Rows of each density window, int64 [window]."""
+
+
+def train(
+    rows: Tensor | RowSource | Iterable[Tensor],
+    *,
+    n_features: int = 4096,
+    recipe: str = "monosemanticity",
+    l1: float | None = None,
+    target_l0: float | None = None,
+    lr: float | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoints: str | Path | None = None,
+    observers: Sequence[Observer] = (),
+    **changes: Any,
+) -> Dictionary:
+    """Train one dictionary on `rows`: a tensor [row, d_mlp], an `ActivationStore` (or any `RowSource`), or an iterator of
+    batches.
+
+    `l1` is λ on inputs scaled to a mean ‖x‖² of d_mlp, or `target_l0` the number of features to be active on a row; `lr`,
+    `l1`, betas and schedules not given are the recipe's (`sae.training.recipes`), and `changes` may name any other field of
+    `TrainConfig`. `steps` defaults to one pass over the rows, at least 1,000; `batch_size` to 8,192, or all rows where there
+    are fewer. With `checkpoints` (a folder) a killed run goes on where it was when called again with the same arguments, and
+    ends with the same bits. Returns the dictionary for unscaled rows, its `run` set. Raises `ConfigError`, `NumericsError`;
+    after SIGTERM or SIGINT saves a checkpoint and raises `SystemExit` or `KeyboardInterrupt`.
+    """
+    source, n_steps, n_rows = _sized(rows, steps, batch_size)
+    named = {"n_features": n_features, "recipe": recipe, "l1": l1, "target_l0": target_l0, "learning_rate": lr, "seed": seed}
+    config = build(TrainConfig, {**named, "n_steps": n_steps, "batch_size": n_rows, **changes}, "train")
+    return fit(source, [config], device=device, checkpoints=checkpoints, observers=[observers])[0].dictionary
+
+
+def train_many(
+    rows: Tensor | RowSource | Iterable[Tensor],
+    configs: Sequence[TrainConfig],
+    *,
+    device: str = "auto",
+    checkpoints: str | Path | None = None,
+    observers: Sequence[Sequence[Observer]] | None = None,
+) -> list[Dictionary]:
+    """Train a dictionary for each of `configs` in one pass over the same batches; each is what it would be if trained alone.
+
+    They may differ in anything but `batch_size` and `data_seed`. As `train` else; `observers` are a list for each config."""
+    return [one.dictionary for one in fit(rows, configs, device=device, checkpoints=checkpoints, observers=observers)]
+
+
+def fit(
+    rows: Tensor | RowSource | Iterable[Tensor],
+    configs: Sequence[TrainConfig],
+    *,
+    device: str = "auto",
+    checkpoints: str | Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    observers: Sequence[Sequence[Observer]] | None = None,
+    data: str | None = None,
+    discard_foreign: bool = False,
+) -> list[Trained]:
+    """As `train_many`, with all that training leaves. `data` names the rows (a digest): checkpoints made from others, or with
+    other configs, are refused, or removed with `discard_foreign`. `checkpoint_seconds` lie between two checkpoints; the last
+    one, at the end, stays: called again, the finished dictionaries come back at once."""
+    shared = {(config.batch_size, config.data_seed) for config in configs}
+    if len(shared) != 1:
+        raise ConfigError(f"dictionaries trained together share batch_size and data_seed, not {sorted(shared)}; train them apart")
+    (batch_size, data_seed) = shared.pop()
+    with ExitStack() as stack:
+        saved, start = None, None
+        if checkpoints is not None:
+            saved = Checkpoints(checkpoints, {"configs": [dataclasses.asdict(config) for config in configs], "data": data})
+            stack.enter_context(saved.locked())
+            start = saved.latest(discard_foreign=discard_foreign)
+        feed = make_feed(rows, batch_size, data_seed, start.step if start else 0)
+        histories = [History() for _ in configs]
+        told = [[history, *more] for history, more in zip(histories, observers or [()] * len(configs), strict=True)]
+        trainers = _trainers(feed, configs, to_device(device), told, start)
+        request = stack.enter_context(stop_request())
+        try:
+            _run(trainers, feed, saved, request, checkpoint_seconds)
+        except Stop as stop:
+            if stop.signum == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + stop.signum) from None
+        return [_trained(trainer, history) for trainer, history in zip(trainers, histories, strict=True)]
+
+
+def make_feed(
+    rows: Tensor | RowSource | Iterable[Tensor], batch_size: int, data_seed: int, start: int = 0
+) -> Feed | IteratorFeed:
+    """Batches of `rows` from batch `start` on."""
+    if isinstance(rows, Tensor):
+        rows = TensorRows(rows)
+    if hasattr(rows, "batches"):
+        return Feed(cast(RowSource, rows), batch_size, data_seed, start)
+    feed = IteratorFeed(cast(Iterable[Tensor], rows), start)
+    if feed.batch_size != batch_size:
+        raise ConfigError(f"'batch_size' = {batch_size}, but the iterator's batches have {feed.batch_size} rows")
+    return feed
+
+
+def _trainers(
+    feed: Feed | IteratorFeed,
+    configs: Sequence[TrainConfig],
+    device: torch.device,
+    observers: Sequence[Sequence[Observer]],
+    start: Checkpoint | None,
+) -> list[Trainer]:
+    first = feed.first()
+    normal = 1.0
+    if any(config.settled().normalise_inputs for config in configs) and start is None:
+        normal = input_scale(feed.mean_square_norm, first.shape[1])
+    trainers = []
+    for i, (config, told) in enumerate(zip(configs, observers, strict=True)):
+        saved = start.numbers["trainers"][i] if start else None
+        scale = saved["scale"] if saved else normal if config.settled().normalise_inputs else 1.0
+        trainer = Trainer(config, first, scale, device, told)
+        if start is not None and saved is not None:
+            prefix = f"{i}."
+            trainer.restore(
+                {name.removeprefix(prefix): value for name, value in start.tensors.items() if name.startswith(prefix)}, saved
+            )
+            for observer, state in zip(told, saved["observers"], strict=True):
+                observer.restore(state)
+        trainers.append(trainer)
+    return trainers
+
+
+def _run(
+    trainers: list[Trainer], feed: Feed | IteratorFeed, saved: Checkpoints | None, request: StopRequest, every: float
+) -> None:
+    """All steps of all trainers; between steps a checkpoint when it is due or when stopping is asked for."""
+    last = time.monotonic()
+
+    def others(n_batches: int) -> Iterator[Tensor]:
+        for batch in feed.others(n_batches):
+            request.check()
+            yield batch
+
+    try:
+        while any(trainer.n_done < trainer.config.n_steps for trainer in trainers):
+            request.check()
+            if saved is not None and time.monotonic() - last >= every:
+                _save(saved, trainers, feed.position)
+                last = time.monotonic()
+            going = [trainer for trainer in trainers if trainer.n_done < trainer.config.n_steps]
+            draws = [(trainer, trainer.draw(others)) for trainer in going if trainer.resamples_now()]
+            for trainer, drawn in draws:  # only now, when all draws are made: a stop before this changes nothing
+                trainer.resample(drawn)
+            batch = feed.next()
+            for trainer in going:
+                _step(trainer, batch, saved, trainers)
+    except Stop:
+        if saved is not None:
+            _save(saved, trainers, feed.position)
+        raise
+    if saved is not None:
+        _save(saved, trainers, feed.position)
+
+
+def _step(trainer: Trainer, batch: Tensor, saved: Checkpoints | None, trainers: list[Trainer]) -> None:
+    """One step; where it is refused, keep the batch and the last good state."""
+    try:
+        trainer.step(batch)
+    except NumericsError as error:
+        if saved is None:
+            raise
+        kept = save_refused_batch(saved.folder, trainer.n_done, batch)
+        if len(trainers) == 1 and trainer.device.type == "cpu":  # else some states are a step further than others
+            _save(saved, trainers, trainer.n_done)
+        raise NumericsError(f"{error}; the batch is in {kept}, the last good state beside it") from None
+
+
+def _save(saved: Checkpoints, trainers: list[Trainer], position: int) -> None:
+    tensors = {f"{i}.{name}": value for i, trainer in enumerate(trainers) for name, value in trainer.tensors().items()}
+    numbers = [{**trainer.numbers(), "observers": [observer.state() for observer in trainer.observers]} for trainer in trainers]
+    saved.save(position, tensors, {"trainers": numbers})
+
+
+def _trained(trainer: Trainer, history: History) -> Trained:
+    config, dictionary = trainer.config, trainer.dictionary()
+    last: dict[str, Any] = next((row for row in reversed(history.rows) if "event" not in row), {})
+    facts = {"input_scale": trainer.scale, "lambda": trainer.l1_at(config.n_steps - 1), "last_record": last}
+    params = dataclasses.asdict(config)
+    dictionary.run = Run(kind="dictionary", params=params, seed=config.seed, device=str(trainer.device), facts=facts)
+    tensors = trainer.tensors()
+    return Trained(dictionary, history.rows, tensors["history"].cpu(), torch.tensor(trainer.history_rows))
+
+
+def _sized(rows: Any, steps: int | None, batch_size: int | None) -> tuple[Any, int, int]:
+    """`rows` (an iterator with its first batch put back), and the steps and batch size that fit them where none are given."""
+    if isinstance(rows, Tensor) or hasattr(rows, "batches"):
+        n_rows = len(rows) if hasattr(rows, "__len__") else 0
+        batch_size = batch_size or (min(8192, n_rows) if n_rows else 8192)
+        return rows, steps or max(FEWEST_STEPS, n_rows // batch_size), batch_size
+    batches = iter(rows)
+    try:
+        first = next(batches)
+    except StopIteration:
+        raise ConfigError("the iterator has no batches") from None
+    return chain([first], batches), steps or FEWEST_STEPS, batch_size or len(first)

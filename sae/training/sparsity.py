@@ -1,0 +1,47 @@
+"""λ for a wanted L0: a controller on log λ in the first part of a run; then λ is held.
+
+L0 falls as λ rises, by an elasticity and with a lag that are not known beforehand, and falls at a constant λ too, as the
+dictionary learns. A controller that only sums the error overshoots: it goes on raising λ while L0 is already on its way. So
+this is a proportional-integral controller in velocity form: each step moves log λ by `PROPORTIONAL` times the change of log
+L0, which answers a fall before the target is passed, and by a small multiple of log(L0 / target), which ends on the target.
+"""
+
+import math
+from dataclasses import dataclass
+
+PROPORTIONAL = 1.0
+TRAVEL = 10.0
+"""How far the integral part would move log λ over the controlled part if L0 were e times the target throughout."""
+MOST_RATE = 0.03
+"""Its largest step for such an error: L0 takes tens of steps to follow."""
+SMOOTHING = 10
+"""Steps over which log L0 is averaged."""
+
+
+@dataclass
+class SparsityController:
+    """Multiplies λ by `factor`; `observe` after every step."""
+
+    target_l0: float
+    start: int
+    """First step that is controlled: the end of λ's own ramp."""
+    end: int
+    """First step that no longer is."""
+    log_factor: float = 0.0
+    smoothed: float = 0.0
+    """Mean of log L0 over the last steps or so."""
+
+    @property
+    def factor(self) -> float:
+        return math.exp(self.log_factor)
+
+    def observe(self, step: int, l0: float) -> None:
+        """`l0` is what `step` measured."""
+        log_l0 = math.log(max(l0, 1e-3))
+        if step == 0:
+            self.smoothed = log_l0
+        change = (log_l0 - self.smoothed) / SMOOTHING
+        self.smoothed += change
+        if self.start <= step < self.end:
+            error = max(-1.0, min(1.0, self.smoothed - math.log(self.target_l0)))
+            self.log_factor += PROPORTIONAL * change + min(MOST_RATE, TRAVEL / (self.end - self.start)) * error

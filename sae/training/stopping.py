@@ -1,0 +1,46 @@
+"""Being asked to stop: SIGTERM and SIGINT set a flag that the training loop looks at between steps."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop(BaseException):
+    """Raised in the training loop after a request to stop, when everything is saved. Not an `Exception`: nothing should
+    swallow it."""
+
+    def __init__(self, signum: int):
+        self.signum = signum
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+
+
+class StopRequest:
+    """`check()` raises `Stop` once a signal has come."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def handle(self, signum: int, _: FrameType | None) -> None:
+        self.signum = signum
+
+    def check(self) -> None:
+        if self.signum is not None:
+            raise Stop(self.signum)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """A request that SIGTERM and SIGINT make for as long as the block lasts; what handled them before does so again afterwards.
+    Outside the main thread, where Python handles no signals, nothing is changed."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request.handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
