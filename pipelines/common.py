@@ -19,7 +19,7 @@ from sae.errors import ConfigError, SaeError
 from sae.provenance import Run
 
 T = TypeVar("T")
-STAGES = ("corpus", "tokens", "transformer", "harvest", "train", "features", "evaluate", "proxies", "browser")
+STAGES = ("corpus", "tokens", "transformer", "harvest", "train", "sweep", "features", "evaluate", "proxies", "browser")
 SECTIONS = ("run", *STAGES, "wandb")
 """Of params.yaml: each stage's own, and two that say how to run."""
 

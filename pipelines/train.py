@@ -18,15 +18,17 @@ from sae.training.observers import JsonLog, Observer, Progress, WandbConfig, Wan
 
 def main(stage: Stage) -> None:
     config = stage.section("train", TrainConfig)
-    train_stage(stage, {stage.dictionary_id: config}, {stage.dictionary_id: stage.dictionary}, label="train")
+    targets = {stage.dictionary_id: stage.dictionary}
+    train_stage(stage, {stage.dictionary_id: config}, targets, stage.dictionary.parent / "checkpoints", label="train")
 
 
-def train_stage(stage: Stage, configs: dict[str, TrainConfig], targets: dict[str, Path], *, label: str) -> dict[str, Trained]:
-    """Train `configs`, by id, in one pass over the stage's store, going on from checkpoints of a run that was cut off, and commit
-    each dictionary to its folder in `targets`."""
+def train_stage(
+    stage: Stage, configs: dict[str, TrainConfig], targets: dict[str, Path], checkpoints: Path, *, label: str
+) -> dict[str, Trained]:
+    """Train `configs`, by id, in one pass over the stage's store, going on from the `checkpoints` of a run that was cut off, and
+    commit each dictionary to its folder in `targets`."""
     wandb = stage.section("wandb", WandbConfig)
     store = ActivationStore.open(stage.activations)
-    checkpoints = next(iter(targets.values())).parent / "checkpoints"
     n_steps = max(config.n_steps for config in configs.values())
     with ExitStack() as closing:
         observers: list[list[Observer]] = []

@@ -25,7 +25,7 @@ class TrainConfig:
     """Of the order of rows. Dictionaries that differ in `seed` alone see the same batches."""
     target_l0: float | None = None
     """Find λ so that this many features are active on a row at the end, in place of `l1`; see `sae.training.sparsity`."""
-    control_until: float = 0.7
+    control_until: float = 0.8
     """Fraction of the run after which the λ found for `target_l0` is held."""
     log_every: int = 50
     """Steps between two records."""
