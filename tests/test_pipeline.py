@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipelines.common import Stage
+from sae import load
 from tests.import_graph import ROOT
 
 TINY = {
@@ -21,12 +22,13 @@ TINY = {
     "tokens": {"n_vocab": 700, "context_length": 48},
     "transformer": {"n_tokens": 60_000, "d_model": 32, "d_mlp": 64, "n_heads": 2, "heldout_tokens": 8192},
     "harvest": {"n_rows": 30_000, "positions_per_context": 16},
-    "train": {"n_features": 128, "batch_size": 1024, "n_steps": 60, "resample_inputs": 2048, "log_every": 10},
+    "train": {"n_features": 128, "batch_size": 1024, "n_steps": 300, "resample_inputs": 2048, "log_every": 10},
+    "sweep": {"dictionaries": {"sparse": {"l1": 6.0, "n_steps": 40}, "new": {"recipe": "april2024", "n_steps": 60}}},
     "features": {"n_tokens": 16_384},
     "evaluate": {"n_tokens": 8192, "n_density_tokens": 16_384, "n_bootstrap": 50},
     "proxies": {"n_tokens": 16_384, "n_sample_tokens": 16_384},
 }
-STAGES = ("corpus", "tokens", "transformer", "harvest", "train", "features", "evaluate", "proxies", "browser", "summary")
+STAGES = ("corpus", "tokens", "transformer", "harvest", "train", "sweep", "features", "evaluate", "proxies", "browser", "summary")
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -57,10 +59,10 @@ def dvc(folder: Path, *args: str) -> str:
 
 
 def kill_during(folder: Path, sign: str) -> None:
-    """`dvc repro`, killed with SIGKILL as soon as `sign` exists."""
+    """`dvc repro`, killed with SIGKILL as soon as `sign` exists and has something in it."""
     process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 100
-    while not (folder / sign).exists():
+    while not (folder / sign).exists() or (folder / sign).stat().st_size == 0:
         assert process.poll() is None, "dvc ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -82,13 +84,24 @@ def digests(folder: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that was killed in the middle of training the transformer, and then started again."""
+    """A run that was killed in the middle of training the transformer and started again, and once more of the dictionary."""
     folder = make_copy(tmp_path_factory.mktemp("dvc") / "project")
     dvc(folder, "init", "--no-scm", "-q")
     kill_during(folder, "data/A/transformer.partial")
     assert not (folder / "data/A/transformer").exists()
+    kill_during(folder, "logs/A-1-train.jsonl")
+    wait_for_checkpoint(folder / "data/A/1/checkpoints")
     output = dvc(folder, "repro")
     return folder, output
+
+
+def wait_for_checkpoint(folder: Path) -> None:
+    """The stage gets a SIGTERM when DVC dies; it saves itself and ends."""
+    deadline = time.monotonic() + 20
+    while not (records := list(folder.glob("step-*.json"))):
+        assert time.monotonic() < deadline, "no checkpoint after SIGTERM"
+        time.sleep(0.02)
+    assert 0 < json.loads(records[0].read_text())["step"] < TINY["train"]["n_steps"]
 
 
 def test_killed_and_started_again_it_ends_with_everything_in_place(finished):
@@ -96,6 +109,7 @@ def test_killed_and_started_again_it_ends_with_everything_in_place(finished):
     for path in ("data/A/1/browser/index.html", "reports/evaluate", "reports/proxies", "data/A/1/dictionary/weights.safetensors"):
         assert (folder / path).exists()
     assert not list(folder.rglob("*.partial"))
+    assert not (folder / "data/A/1/checkpoints").exists()
     assert (folder / "reports/summary.txt").read_text() in output
     assert "Stage 'corpus' didn't change, skipping" in output
 
@@ -178,3 +192,14 @@ def test_wrong_params_end_with_one_clear_message(finished, section, change, mess
     assert caught.value.exit_code == code
     assert digests(folder) == before
     assert not list(folder.rglob("*.partial"))
+
+
+def test_a_sweep_is_in_its_own_folder_and_table(finished):
+    folder, _ = finished
+    table = json.loads((folder / "reports/sweep.json").read_text())
+    assert set(table) == {"A/sweep/sparse", "A/sweep/new"}
+    assert table["A/sweep/sparse"]["step"] == 40
+    sparse, new = (load(f"A/sweep/{name}", root=folder / "data") for name in ("sparse", "new"))
+    assert (sparse.variant, new.variant) == ("tied_bias_relu", "relu")
+    assert sparse.run is not None
+    assert sparse.run.params["l1"] == 6.0
