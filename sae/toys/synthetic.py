@@ -48,9 +48,9 @@ class SyntheticConfig:
     """Standard deviation of the normal noise on each neuron, before a ReLU cuts off what is negative."""
     nonnegative: bool = True
     """Rows as an MLP's after its ReLU: directions have no negative coefficient. False: both signs, and no ReLU."""
-    n_neurons: int | None = None
-    """Neurons at which a direction is not 0, drawn for each feature; None: all. Without negative coefficients the mean
-    cosine of two directions is about 2/π · n_neurons / d_mlp, so None makes them all much alike."""
+    neuron_fraction: float = 0.125
+    """Fraction of the neurons at which a direction is not 0, drawn for each feature; at least one. Without negative
+    coefficients the mean cosine of two directions is about 2/π of this: 1 would make all of them much alike."""
     seed: int = 0
     """Of the directions. Frequencies and activations do not depend on it."""
 
@@ -77,8 +77,8 @@ class SyntheticConfig:
                 f"'member_probability' = {self.member_probability}: must be above 'max_frequency' ({self.max_frequency}), "
                 f"or a group would be on more than always, and at most 1"
             )
-        if self.n_neurons is not None and not 1 <= self.n_neurons <= self.d_mlp:
-            raise ConfigError(f"'n_neurons' = {self.n_neurons}: must be 1 to d_mlp = {self.d_mlp}, or null for all")
+        if not 0 < self.neuron_fraction <= 1:
+            raise ConfigError(f"'neuron_fraction' = {self.neuron_fraction}: must be above 0 and at most 1")
 
 
 class Sample(NamedTuple):
@@ -187,8 +187,9 @@ def _directions(config: SyntheticConfig) -> Tensor:
     directions = rng.standard_normal(shape, dtype=np.float32)
     if config.nonnegative:
         directions = np.abs(directions)
-    if config.n_neurons is not None and config.n_neurons < config.d_mlp:
-        dropped = rng.random(shape, dtype=np.float32).argpartition(config.n_neurons, axis=1)[:, config.n_neurons :]
+    n_neurons = max(1, round(config.neuron_fraction * config.d_mlp))
+    if n_neurons < config.d_mlp:
+        dropped = rng.random(shape, dtype=np.float32).argpartition(n_neurons, axis=1)[:, n_neurons:]
         np.put_along_axis(directions, dropped, 0, axis=1)
     return torch.nn.functional.normalize(torch.from_numpy(directions), dim=1)
 

@@ -10,7 +10,7 @@ import torch
 from sae.errors import ConfigError
 from sae.toys.synthetic import SyntheticConfig, SyntheticRows, zipf_frequencies
 
-CONFIG = SyntheticConfig(n_features=60, d_mlp=32, mean_l0=4.0, n_groups=5, group_size=4, n_neurons=8)
+CONFIG = SyntheticConfig(n_features=60, d_mlp=32, mean_l0=4.0, n_groups=5, group_size=4, neuron_fraction=0.25)
 N_ROWS = 40_000
 
 
@@ -120,17 +120,17 @@ def test_without_negative_coefficients_noise_is_cut_off_at_0_alone():
     assert torch.equal(kept.sample(200).rows.relu(), cut.sample(200).rows)
 
 
-@pytest.mark.parametrize("n_neurons", [1, 8, None])
+@pytest.mark.parametrize("n_neurons", [1, 8, 32])
 @pytest.mark.parametrize("nonnegative", [True, False])
 def test_directions(n_neurons, nonnegative):
-    source = toy(n_features=400, n_neurons=n_neurons, nonnegative=nonnegative)
+    source = toy(n_features=400, neuron_fraction=n_neurons / 32, nonnegative=nonnegative)
     d = source.directions
     assert d.shape == (400, 32)
     np.testing.assert_allclose(d.double().norm(dim=1), 1.0, atol=1e-6)
-    assert ((d != 0).sum(1) == (n_neurons or 32)).all()
+    assert ((d != 0).sum(1) == n_neurons).all()
     assert bool((d >= 0).all()) == nonnegative
     cosine = (d @ d.T)[~torch.eye(400, dtype=torch.bool)].mean()
-    expected = 2 / np.pi * (n_neurons or 32) / 32 if nonnegative else 0.0
+    expected = 2 / np.pi * n_neurons / 32 if nonnegative else 0.0
     if n_neurons != 1:  # there it is 1/32: an absolute normal of one entry is always 1 after division by its norm
         assert cosine == pytest.approx(expected, rel=0.1, abs=0.01)
 
@@ -166,7 +166,8 @@ def test_the_seed_of_the_directions_is_theirs_alone():
         ({"min_activation": 1.1}, "'min_activation' = 1.1"),
         ({"n_groups": 16}, "16 groups of 4 need 64 features of 60"),
         ({"member_probability": 0.25}, "'member_probability' = 0.25: must be above 'max_frequency'"),
-        ({"n_neurons": 33}, "'n_neurons' = 33: must be 1 to d_mlp = 32"),
+        ({"neuron_fraction": 0.0}, "'neuron_fraction' = 0.0: must be above 0 and at most 1"),
+        ({"neuron_fraction": 1.1}, "'neuron_fraction' = 1.1"),
     ],
 )
 def test_impossible_parameters_are_refused(changes, message):
