@@ -22,7 +22,7 @@ def main(stage: Stage) -> None:
     with artefact.writing(stage.dictionary, run) as draft, ExitStack() as closing:
         observers: list[Observer] = [history, JsonLog(log), Progress("train", config.n_steps)]
         if wandb.mode != "disabled":
-            observers.append(mirror := WandbLog(wandb, stage.dictionary_id, dataclasses.asdict(config)))
+            observers.append(mirror := WandbLog(wandb, stage.dictionary_id, dataclasses.asdict(config), log=log))
             print(f"train: W&B run at {mirror.where}")
         for observer in observers:
             closing.callback(observer.close)

@@ -1,15 +1,20 @@
-"""Who watches a run: the local log always, W&B (the only import of it), a progress bar. None of them touches the training."""
+"""Who watches a run: the local log always, W&B through a mirror of that log, a progress bar. None touches the training."""
 
 import json
+import os
+import secrets
+import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-
-from sae.errors import ConfigError
+from sae import artefact
+from sae.errors import ConfigError, StoreError
 from sae.progress import ProgressBar
+from sae.training.mirror_folder import MirroredRun, MirrorFolder
 
 CLOCKED = ("rows_per_second", "seconds")
 """Values that depend on the machine's speed: in the logs, never in an artefact."""
@@ -37,13 +42,13 @@ class WandbConfig:
     """Section `wandb`."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
-    """`online` needs a login; where the server does not answer in time the run goes on offline."""
+    """`online` needs a login; what the server did not get while the run went on, `sae sync LOG` sends later."""
     project: str = "sae"
     entity: str | None = None
     directory: str = "logs"
-    """Where offline runs are written; `wandb sync` sends them later."""
+    """Where wandb writes its files, in a folder `wandb`; those of an offline run can be read with `wandb leet`."""
     timeout: float = 5.0
-    """Seconds to wait for the server at the start."""
+    """Seconds that one attempt to reach the server may take (no step waits for it), and that the run waits for W&B at its end."""
 
     def __post_init__(self) -> None:
         if self.timeout <= 0:
@@ -53,8 +58,9 @@ class WandbConfig:
 class History:
     """Keeps what does not depend on the clock, to be saved with the dictionary: the same bits in every run."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, rows: Iterable[dict[str, Any]] = ()) -> None:
+        """`rows`: those of a run that goes on from a checkpoint."""
+        self.rows: list[dict[str, Any]] = list(rows)
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         kept = {name: value for name, value in values.items() if isinstance(value, int | float) and name not in CLOCKED}
@@ -72,11 +78,17 @@ class History:
 
 
 class JsonLog:
-    """Every record as a line of JSON, flushed at once."""
+    """Every record as a line of JSON, flushed at once; what W&B is told is read from here.
 
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+    `resume_at`: a run that goes on from a checkpoint after that many steps. The rows up to and including it stay; those
+    that the killed run wrote later, and the line that it was writing, go. `None` starts afresh.
+    """
+
+    def __init__(self, path: Path, *, resume_at: int | None = None):
+        kept = [] if resume_at is None else _rows_until(path, resume_at)
+        # A new file in the place of the old one, never the old one cut: its mirror may still be reading it.
+        artefact.write_text(path, "".join(kept))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row, default=_plain) + "\n")
@@ -115,52 +127,123 @@ class Progress:
 
 
 class WandbLog:
-    """Mirrors the records to W&B, against a step counter of our own (a resumed offline run starts counting afresh)."""
+    """Starts the process that mirrors a log to W&B, and ends it. Rows reach W&B through the `JsonLog` of the same `log` alone.
 
-    def __init__(self, config: WandbConfig, name: str, params: dict[str, Any]):
-        import wandb  # half a second, and not wanted by those who switch it off
+    Nothing here waits but `close`, and nothing raises: whatever W&B does, the run goes on and the log is whole. Trouble is told
+    on stderr, once.
+    """
 
+    def __init__(self, config: WandbConfig, name: str, params: dict[str, Any], *, log: Path, resumed: bool = False):
+        """`resumed`: go on with the W&B run that `log` had before."""
         try:
             Path(config.directory).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"wandb.directory '{config.directory}' cannot be made: {error}") from None
-        self._wandb = wandb
-        mode = config.mode
-        common: dict[str, Any] = {
-            "project": config.project,
-            "entity": config.entity,
-            "name": name,
-            "config": params,
-            "dir": config.directory,
-        }
-        try:
-            settings = wandb.Settings(init_timeout=config.timeout, silent=True, disable_git=True)
-            self._run = wandb.init(mode=mode, settings=settings, **common)
-        except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            print(f"wandb: {type(error).__name__}: {error}; going on offline (wandb sync sends it later)", file=sys.stderr)
-            wandb.teardown()
-            self._run = wandb.init(mode="offline", settings=wandb.Settings(silent=True, disable_git=True), **common)
-        self._run.define_metric("*", step_metric="step")
+        self._folder, self._timeout, self._told = MirrorFolder(log), config.timeout, ""
+        self._run = MirroredRun(
+            id=(self._former_id() if resumed else None) or secrets.token_hex(4),
+            name=name,
+            params=params,
+            mode=config.mode,
+            project=config.project,
+            entity=config.entity,
+            directory=config.directory,
+            timeout=config.timeout,
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        if config.mode != "disabled":
+            self._start()
 
     @property
     def where(self) -> str:
-        """The run's address, or the folder it is written to."""
-        return str(Path(self._run.dir).parent if self._run.offline else self._run.url)
+        """The folder that an offline run is written to (W&B puts the time for the star), or the end of the run's address."""
+        return self._run.where
 
     def record(self, step: int, values: dict[str, Any]) -> None:
-        row: dict[str, Any] = {"step": step}
-        for name, value in values.items():
-            row[name] = self._wandb.Histogram(np_histogram=value) if isinstance(value, tuple) else value
-        self._run.log(row)
+        self._tell()
 
-    def event(self, step: int, name: str, values: dict[str, Any]) -> None:
-        self._run.log({"step": step, **{f"{name}/{key}": value for key, value in values.items()}})
+    def event(self, step: int, name: str, values: dict[str, Any]) -> None: ...
 
     def advance(self, n_steps: int) -> None: ...
 
     def close(self) -> None:
-        self._run.finish()
+        """Waits at most `timeout` seconds; what is not sent then, the mirror goes on with, or leaves to `sae sync`."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        with process.stdin, suppress(BrokenPipeError):  # it is dead, which is told below
+            process.stdin.write(b"end")
+        try:
+            process.wait(self._timeout)
+        except subprocess.TimeoutExpired:
+            _left.append(process)
+            self._say(f"still sending after {self._timeout:g} s; it goes on without this run. To see to it later: {self._remedy}")
+            return
+        if process.returncode and not self._folder.read_trouble():
+            self._say(
+                f"its process ended with {process.returncode} (see {self._folder.output}); send the rest with: {self._remedy}"
+            )
+        self._tell()
+
+    @property
+    def _remedy(self) -> str:
+        return f"sae sync {self._folder.log}"
+
+    def _former_id(self) -> str | None:
+        try:
+            return self._folder.read_run().id
+        except StoreError:
+            return None
+
+    def _start(self) -> None:
+        # The mirror imports this very `sae`, and no folder of the user's that happens to be called wandb (-P).
+        path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        try:
+            self._folder.write_run(self._run)
+            with open(self._folder.output, "w", encoding="utf-8") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "sae.training.mirror", str(self._folder.log)],
+                    stdin=subprocess.PIPE,  # held, never written to until the end: it closes when this process dies
+                    stdout=output,
+                    stderr=output,
+                    bufsize=0,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+                    start_new_session=True,  # Ctrl-C is for the run
+                )
+        except OSError as error:
+            self._say(f"its process cannot be started ({error}); send the log later with: {self._remedy}")
+
+    def _tell(self) -> None:
+        trouble = self._folder.read_trouble()
+        if trouble and not self._told:
+            self._say(trouble)
+
+    def _say(self, text: str) -> None:
+        self._told = text
+        print(f"wandb: {text}", file=sys.stderr, flush=True)
+
+
+_left: list[subprocess.Popen[bytes]] = []
+"""Mirrors that outlive their run: kept, as Python warns of a process that nobody waited for."""
+
+
+def _rows_until(path: Path, step: int) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return [line for line in file if line.endswith("\n") and _step_of(line) <= step]
+    except FileNotFoundError:
+        return []  # the log was deleted; the checkpoint has all that the run needs
+
+
+def _step_of(line: str) -> float:
+    """Infinity for a line that is no row."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else str(value)
+    """Arrays and scalars of numpy and torch as lists and numbers; anything else by its name."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
