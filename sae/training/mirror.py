@@ -14,11 +14,12 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from sae.errors import ConfigError, UnavailableError
 from sae.training.mirror_folder import MirroredRun, MirrorFolder
@@ -110,6 +111,17 @@ def main(log: Path) -> None:
     except Exception as error:
         folder.write_trouble(f"{_reason(error)}; nothing is lost, send the rest with: sae sync {log}")
         raise
+
+
+def _process(log: Path) -> NoReturn:
+    """Ends at once: with a server that stalls, Python's own exit was seen to wait 20 s for wandb's threads."""
+    code = 0
+    try:
+        main(log)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    os._exit(code)
 
 
 def sync(log: Path, *, offline: bool = False) -> Synced:
@@ -291,4 +303,4 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    _process(Path(sys.argv[1]))

@@ -160,7 +160,8 @@ class WandbLog:
         return self._run.where
 
     def record(self, step: int, values: dict[str, Any]) -> None:
-        self._tell()
+        if self._process is not None:
+            self._tell(self._process)
 
     def event(self, step: int, name: str, values: dict[str, Any]) -> None: ...
 
@@ -180,11 +181,7 @@ class WandbLog:
             _left.append(process)
             self._say(f"still sending after {self._timeout:g} s; it goes on without this run. To see to it later: {self._remedy}")
             return
-        if process.returncode and not self._folder.read_trouble():
-            self._say(
-                f"its process ended with {process.returncode} (see {self._folder.output}); send the rest with: {self._remedy}"
-            )
-        self._tell()
+        self._tell(process)
 
     @property
     def _remedy(self) -> str:
@@ -214,10 +211,16 @@ class WandbLog:
         except OSError as error:
             self._say(f"its process cannot be started ({error}); send the log later with: {self._remedy}")
 
-    def _tell(self) -> None:
-        trouble = self._folder.read_trouble()
-        if trouble and not self._told:
+    def _tell(self, process: subprocess.Popen[bytes]) -> None:
+        """A small file is looked for and a child asked after: some 10 µs."""
+        if self._told:
+            return
+        if trouble := self._folder.read_trouble():
             self._say(trouble)
+        elif process.poll():
+            self._say(
+                f"its process ended with {process.returncode} (see {self._folder.output}); send the rest with: {self._remedy}"
+            )
 
     def _say(self, text: str) -> None:
         self._told = text

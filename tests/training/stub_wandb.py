@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -16,6 +17,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.history: dict[int, dict] = {}
         self.exit_code: int | None = None
+        self.started = threading.Event()
+        self._connections: list[socket.socket] = []
         self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.thread.start()
 
@@ -28,10 +31,17 @@ class Server(ThreadingHTTPServer):
         return [self.history[place] for place in sorted(self.history)]
 
     def die(self) -> None:
-        """Refuses from now on."""
+        """Refuses from now on, and hangs up."""
         self.shutdown()
         self.server_close()
         self.thread.join()
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def process_request(self, request, client_address) -> None:
+        self._connections.append(request)
+        super().process_request(request, client_address)
 
     def handle_error(self, request, client_address) -> None:
         """A client that hangs up is no matter."""
@@ -45,6 +55,7 @@ class Server(ThreadingHTTPServer):
     def answer(self, operation: str, variables: dict) -> dict:
         project = {"id": "p", "name": "sae", "entity": {"id": "e", "name": "somebody"}}
         if operation == "UpsertBucket":
+            self.started.set()
             bucket = {"id": "b", "name": variables["name"], "displayName": "A/1", "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": not self.history}}
         if operation == "CreateRunFiles":

@@ -26,7 +26,6 @@ DENSITY = (np.array([1, 2]), np.array([0.0, 1.0, 2.0]))
 def online(monkeypatch):
     """Points wandb to a server, as a user's environment does."""
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.1")  # 15 s by default
     monkeypatch.delenv("WANDB_MODE", raising=False)
     return lambda url: monkeypatch.setenv("WANDB_BASE_URL", url)
 
@@ -165,11 +164,13 @@ def test_killed_mirror_then_sync(tmp_path):
 def test_a_dead_mirror_is_told_and_nothing_raises(tmp_path, capsys):
     rows, mirror = begin(tmp_path, mode="offline")
     os.kill(mirror._process.pid, signal.SIGKILL)
-    mirror._process.wait()
+    wait_until(lambda: mirror._process.poll() is not None)
     mirror.record(10, {})
+    assert "ended with -9" in capsys.readouterr().err
+    mirror.record(20, {})
     mirror.close()
     rows.close()
-    assert "sae sync" in capsys.readouterr().err
+    assert not capsys.readouterr().err, "told twice"
 
 
 def test_a_mirror_that_cannot_be_started_is_told_and_nothing_raises(tmp_path, capsys, monkeypatch):
@@ -198,9 +199,11 @@ def test_a_killed_run_is_sent_to_its_end_and_leaves_no_process(tmp_path):
     assert run.stdout is not None
     assert run.stdout.readline() == b"begun\n"
     wait_until(lambda: len((tmp_path / "run.jsonl").read_text().splitlines()) == 3)
+    (mirror,) = processes(str(tmp_path / "run.jsonl"))
     run.kill()
     run.communicate()
     wait_until(lambda: not processes(str(tmp_path / "run.jsonl")))
+    wait_until(lambda: not processes(f"--pid\0{mirror}\0"))  # wandb-core, which it starts
     same_as_log(in_files(tmp_path), tmp_path)
 
 
@@ -221,7 +224,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, online):
     same_as_log(server.rows, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["refuses", "stalls"])
+@pytest.mark.parametrize("kind", ["refuses", pytest.param("stalls", marks=pytest.mark.slow)])
 def test_a_server_out_of_reach_costs_the_run_nothing(tmp_path, online, capsys, kind):
     staller = Staller()
     online(staller.url)
@@ -275,7 +278,7 @@ def test_a_server_that_dies_in_mid_run(tmp_path, online, capsys):
     online(server.url)
     rows, mirror = begin(tmp_path, mode="online", timeout=1.0)
     record(rows, [10, 20])
-    wait_until(lambda: len(server.rows) == 2)
+    assert server.started.wait(30)
     server.die()
     record(rows, [30, 40])
     start = time.monotonic()
@@ -287,9 +290,9 @@ def test_a_server_that_dies_in_mid_run(tmp_path, online, capsys):
         os.kill(process, signal.SIGKILL)  # rather than wait a minute for it to give up
     wait_until(lambda: not processes(str(tmp_path / "run.jsonl")))
     after = Server()
-    after.history = server.history
+    n_there, after.history = len(server.history), server.history
     online(after.url)
     done = sae_sync(tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert f"sent {4 - n_there} of 4 rows" in done.stdout, done.stderr
     after.die()
     same_as_log(after.rows, tmp_path)
