@@ -67,6 +67,8 @@ class MirrorFolder:
         _replace(self._trouble, text)
 
     def read_trouble(self) -> str:
+        if not os.path.exists(self._trouble):  # some µs, and asked at every record
+            return ""
         try:
             return self._trouble.read_text(encoding="utf-8")
         except OSError:
