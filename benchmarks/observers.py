@@ -108,7 +108,7 @@ def main() -> None:
         f"{torch.get_num_threads()} torch threads, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {len(rounds)} rounds\n"
     )
     print(
-        f"| W&B | start, ms | step, ms | ratio, first {SECONDS_OF_START:g} s | ratio, later | ratio, processor time | record, µs | end, s |"
+        f"| W&B | start, ms | step, ms | ratio, first {SECONDS_OF_START:g} s | ratio, later | ratio, CPU | record, µs | end, s |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for kind in urls:

@@ -158,6 +158,7 @@ def test_killed_mirror_then_sync(tmp_path):
     rows.close()
     done = sae_sync(tmp_path, "--offline")
     assert "sent 4 of 4 rows" in done.stdout, done.stderr
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1, "rows may stand in two files"
     same_as_log(in_files(tmp_path), tmp_path)
 
 
