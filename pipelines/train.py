@@ -36,7 +36,7 @@ def train_stage(
             log = stage.logs / f"{name.replace('/', '-')}-train.jsonl"
             told: list[Observer] = [JsonLog(log)]
             if wandb.mode != "disabled":
-                told.append(mirror := WandbLog(wandb, name, dataclasses.asdict(config)))
+                told.append(mirror := WandbLog(wandb, name, dataclasses.asdict(config), log=log))
                 print(f"{label}: W&B run at {mirror.where}")
             observers.append([*told, Progress(label, n_steps)] if i == 0 else told)
         for observer in [one for several in observers for one in several]:

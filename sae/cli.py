@@ -132,6 +132,20 @@ def browse(
         typer.echo("(no browser could be opened here; open the file yourself)", err=True)
 
 
+@app.command()
+def sync(
+    log: Annotated[Path, typer.Argument(help="A run's log, such as logs/A-1-train.jsonl.")],
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Make W&B's local files anew; ask no server.")
+    ] = False,
+) -> None:
+    """Send what W&B's server has not yet got of a training run's log. Sends no row twice."""
+    from sae.training import mirror
+
+    done = mirror.sync(log, offline=offline)
+    typer.echo(f"{log}: sent {done.n_sent:,} of {done.n_rows:,} rows, the others were there; the W&B run: {done.where}")
+
+
 def _reader(name: str, root: Path, device: str) -> "Reader":
     from sae.dictionary.base import to_device
     from sae.features.reading import Reader

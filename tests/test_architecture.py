@@ -25,7 +25,7 @@ DOORS = {
     "zarr": {"sae.storage.arrays"},
     "datasets": {"sae.source.corpus_hub"},
     "transformer_lens": {"sae.source.transformer"},
-    "wandb": {"sae.training.observers"},
+    "wandb": {"sae.training.mirror"},
 }
 
 

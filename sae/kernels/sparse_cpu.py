@@ -98,7 +98,7 @@ class SparseForward:
         bound = max(np.sqrt(sums[2]) * g_norm, np.sqrt(sums[3]) * max(seen_norm, np.sqrt(len(x))), g_norm * np.sqrt(len(x)))
         overflow = float(screen.row_norms.max()) * float(norms.max())
         squared_error, mean_l1 = sums[0] / len(x), sums[1] / len(x)
-        total = np.sum(g_sum, axis=0, dtype=np.float64)
+        total: np.ndarray = g_sum.astype(np.float64).sum(axis=0)
         return Entries(starts, lists, seen.numpy(), g, total, squared_error, mean_l1, float(bound + overflow))
 
     def _screen(self, weights: Weights, seen: np.ndarray, screen: Screen) -> None:

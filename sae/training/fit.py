@@ -158,8 +158,9 @@ def _trainers(
             trainer.restore(
                 {name.removeprefix(prefix): value for name, value in start.tensors.items() if name.startswith(prefix)}, saved
             )
-            for observer, state in zip(told, saved["observers"], strict=True):
-                observer.restore(state)
+        states = saved["observers"] if saved else [None] * len(told)
+        for observer, state in zip(told, states, strict=True):
+            observer.start(state)
         trainers.append(trainer)
     return trainers
 

@@ -1,23 +1,32 @@
-"""Who watches a run: the local log always, W&B (the only import of it), a progress bar. None of them touches the training."""
+"""Who watches a run: the local log always, W&B through a mirror of that log, a progress bar. None touches the training."""
 
 import json
+import os
+import secrets
+import subprocess
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
-import numpy as np
-
+from sae import artefact
 from sae.errors import ConfigError
 from sae.progress import ProgressBar
+from sae.training.mirror_folder import MirroredRun, MirrorFolder
 
-CLOCKED = ("rows_per_second", "seconds")
+CLOCKED = ("rows_per_second", "fraction_of_roofline", "seconds")
 """Values that depend on the machine's speed: in the logs, never in an artefact."""
 
 
 @runtime_checkable
 class Observer(Protocol):
     """Told of a run as it goes."""
+
+    def start(self, state: Any) -> None:
+        """Before the first step: `state` is what `state()` said at the checkpoint that the run goes on from, or None."""
+        ...
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         """Scalars, and histograms as (counts, edges), after `step` steps."""
@@ -35,23 +44,19 @@ class Observer(Protocol):
         """What this observer must know when the run goes on in another process, as JSON keeps it; into every checkpoint."""
         ...
 
-    def restore(self, state: Any) -> None:
-        """Go on from where `state` was taken."""
-        ...
-
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig:
     """Section `wandb`."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
-    """`online` needs a login; where the server does not answer in time the run goes on offline."""
+    """`online` needs a login; what the server did not get while the run went on, `sae sync LOG` sends later."""
     project: str = "sae"
     entity: str | None = None
     directory: str = "logs"
-    """Where offline runs are written; `wandb sync` sends them later."""
+    """Where wandb writes its files, in a folder `wandb`; those of an offline run can be read with `wandb leet`."""
     timeout: float = 5.0
-    """Seconds to wait for the server at the start."""
+    """Seconds that one attempt to reach the server may take (no step waits for it), and that the run waits for W&B at its end."""
 
     def __post_init__(self) -> None:
         if self.timeout <= 0:
@@ -64,6 +69,9 @@ class History:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
+    def start(self, state: list[dict[str, Any]] | None) -> None:
+        self.rows = list(state or [])
+
     def record(self, step: int, values: dict[str, Any]) -> None:
         kept = {name: value for name, value in values.items() if isinstance(value, int | float) and name not in CLOCKED}
         self.rows.append({"step": step, **kept})
@@ -73,28 +81,36 @@ class History:
 
     def advance(self, n_steps: int) -> None: ...
 
-    def close(self) -> None: ...
-
     def state(self) -> list[dict[str, Any]]:
         return self.rows
 
-    def restore(self, state: list[dict[str, Any]]) -> None:
-        self.rows = list(state)
-
-    def to_jsonl(self) -> str:
-        return "".join(json.dumps(row) + "\n" for row in self.rows)
+    def close(self) -> None: ...
 
 
 class JsonLog:
-    """Every record as a line of JSON, flushed at once."""
+    """Every record as a line of JSON, flushed at once; what W&B is told is read from here.
+
+    A run that goes on keeps the lines that were there at its checkpoint; those that the killed run wrote later, and the one that
+    it was writing, go.
+    """
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+        self.path = path
+        self._file: TextIO | None = None
+        self._n_lines = 0
+
+    def start(self, state: int | None) -> None:
+        kept = _first_lines(self.path, state or 0)
+        self.close()
+        # A new file in the place of the old one, never the old one cut: its mirror may still be reading it.
+        artefact.write_text(self.path, "".join(kept))
+        self._file, self._n_lines = open(self.path, "a", encoding="utf-8"), len(kept)  # noqa: SIM115
 
     def _write(self, row: dict[str, Any]) -> None:
+        assert self._file is not None, "not started"
         self._file.write(json.dumps(row, default=_plain) + "\n")
         self._file.flush()
+        self._n_lines += 1
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         self._write({"step": step, **values})
@@ -104,25 +120,27 @@ class JsonLog:
 
     def advance(self, n_steps: int) -> None: ...
 
-    def close(self) -> None:
-        self._file.close()
-
     def state(self) -> int:
-        """How long the log is."""
-        return self._file.tell()
+        return self._n_lines
 
-    def restore(self, state: int) -> None:
-        """Drop what was logged after the checkpoint: it comes again."""
-        self._file.truncate(state)
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Progress:
     """The bar."""
 
     def __init__(self, label: str, n_steps: int):
-        self._bar = ProgressBar(label, n_steps)
-        self._bar.__enter__()
+        self._label, self._n_steps, self._done = label, n_steps, 0
+        self._bar: ProgressBar | None = None
         self._note = ""
+
+    def start(self, state: int | None) -> None:
+        self._bar = ProgressBar(self._label, self._n_steps)
+        self._bar.__enter__()
+        self.advance(state or 0)
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         self._note = f"loss {values['loss']:.1f}  L0 {values['l0']:.1f}  fvu {values['fvu']:.3f}  dead {values['n_dead']}"
@@ -130,59 +148,132 @@ class Progress:
     def event(self, step: int, name: str, values: dict[str, Any]) -> None: ...
 
     def advance(self, n_steps: int) -> None:
+        assert self._bar is not None, "not started"
+        self._done += n_steps
         self._bar.advance(n_steps, self._note)
 
+    def state(self) -> int:
+        return self._done
+
     def close(self) -> None:
-        self._bar.__exit__(None, None, None)
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
 
 
 class WandbLog:
-    """Mirrors the records to W&B, against a step counter of our own (a resumed offline run starts counting afresh)."""
+    """Starts the process that mirrors a log to W&B, and ends it. Rows reach W&B through the `JsonLog` of the same `log` alone.
 
-    def __init__(self, config: WandbConfig, name: str, params: dict[str, Any]):
-        import wandb  # half a second, and not wanted by those who switch it off
+    Nothing here waits but `close`, and nothing raises: whatever W&B does, the run goes on and the log is whole. Trouble is told
+    on stderr, once.
+    """
 
+    def __init__(self, config: WandbConfig, name: str, params: dict[str, Any], *, log: Path):
         try:
             Path(config.directory).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"wandb.directory '{config.directory}' cannot be made: {error}") from None
-        self._wandb = wandb
-        mode = config.mode
-        common: dict[str, Any] = {
-            "project": config.project,
-            "entity": config.entity,
-            "name": name,
-            "config": params,
-            "dir": config.directory,
-        }
-        try:
-            settings = wandb.Settings(init_timeout=config.timeout, silent=True, disable_git=True)
-            self._run = wandb.init(mode=mode, settings=settings, **common)
-        except (wandb.errors.CommError, wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            print(f"wandb: {type(error).__name__}: {error}; going on offline (wandb sync sends it later)", file=sys.stderr)
-            wandb.teardown()
-            self._run = wandb.init(mode="offline", settings=wandb.Settings(silent=True, disable_git=True), **common)
-        self._run.define_metric("*", step_metric="step")
+        self._folder, self._timeout, self._told = MirrorFolder(log), config.timeout, ""
+        self._run = MirroredRun(
+            id=secrets.token_hex(4),
+            name=name,
+            params=params,
+            mode=config.mode,
+            project=config.project,
+            entity=config.entity,
+            directory=config.directory,
+            timeout=config.timeout,
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, state: str | None) -> None:
+        """`state` is the id of the W&B run to go on with."""
+        self._run = replace(self._run, id=state or self._run.id)
+        if self._run.mode != "disabled":
+            self._start()
+
+    def state(self) -> str:
+        return self._run.id
 
     @property
     def where(self) -> str:
-        """The run's address, or the folder it is written to."""
-        return str(Path(self._run.dir).parent if self._run.offline else self._run.url)
+        """The folder that an offline run is written to (W&B puts the time for the star), or the end of the run's address."""
+        return self._run.where
 
     def record(self, step: int, values: dict[str, Any]) -> None:
-        row: dict[str, Any] = {"step": step}
-        for name, value in values.items():
-            row[name] = self._wandb.Histogram(np_histogram=value) if isinstance(value, tuple) else value
-        self._run.log(row)
+        if self._process is not None:
+            self._tell(self._process)
 
-    def event(self, step: int, name: str, values: dict[str, Any]) -> None:
-        self._run.log({"step": step, **{f"{name}/{key}": value for key, value in values.items()}})
+    def event(self, step: int, name: str, values: dict[str, Any]) -> None: ...
 
     def advance(self, n_steps: int) -> None: ...
 
     def close(self) -> None:
-        self._run.finish()
+        """Waits at most `timeout` seconds; what is not sent then, the mirror goes on with, or leaves to `sae sync`."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        with process.stdin, suppress(BrokenPipeError):  # it is dead, which is told below
+            process.stdin.write(b"end")
+        try:
+            process.wait(self._timeout)
+        except subprocess.TimeoutExpired:
+            _left.append(process)
+            self._say(f"still sending after {self._timeout:g} s; it goes on without this run. To see to it later: {self._remedy}")
+            return
+        self._tell(process)
+
+    @property
+    def _remedy(self) -> str:
+        return f"sae sync {self._folder.log}"
+
+    def _start(self) -> None:
+        # The mirror imports this very `sae`, and no folder of the user's that happens to be called wandb (-P).
+        path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        try:
+            self._folder.write_run(self._run)
+            with open(self._folder.output, "w", encoding="utf-8") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "sae.training.mirror", str(self._folder.log)],
+                    stdin=subprocess.PIPE,  # held, never written to until the end: it closes when this process dies
+                    stdout=output,
+                    stderr=output,
+                    bufsize=0,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+                    start_new_session=True,  # Ctrl-C is for the run
+                )
+        except OSError as error:
+            self._say(f"its process cannot be started ({error}); send the log later with: {self._remedy}")
+
+    def _tell(self, process: subprocess.Popen[bytes]) -> None:
+        """A small file is looked for and a child asked after: some 10 µs."""
+        if self._told:
+            return
+        if trouble := self._folder.read_trouble():
+            self._say(trouble)
+        elif process.poll():
+            self._say(
+                f"its process ended with {process.returncode} (see {self._folder.output}); send the rest with: {self._remedy}"
+            )
+
+    def _say(self, text: str) -> None:
+        self._told = text
+        print(f"wandb: {text}", file=sys.stderr, flush=True)
+
+
+_left: list[subprocess.Popen[bytes]] = []
+"""Mirrors that outlive their run: kept, as Python warns of a process that nobody waited for."""
+
+
+def _first_lines(path: Path, n_lines: int) -> list[str]:
+    """The first whole lines of a log; fewer where it was deleted or cut: the checkpoint has all that the run needs."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return [line for line in islice(file, n_lines) if line.endswith("\n")]
+    except FileNotFoundError:
+        return []
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else str(value)
+    """Arrays and scalars of numpy and torch as lists and numbers; anything else by its name."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
