@@ -18,8 +18,8 @@ class Contestant:
     peers: bool = False
     """Runs in the peers' environment, else in the project's."""
     within: float = 1e-3
-    """How far its L0 and squared error may be from the median contestant's on the same rows and weights, relative: the proof that
-    it does the same task. One unit more or less in 512 rows of L0 20 is 1e-4."""
+    """How far its L0 and squared error may be from that of the exact contestants on the same rows and weights, relative: the
+    proof that it does the same task. One unit more or less in 512 rows of L0 20 is 1e-4."""
     l1: bool = True
     """Whether its task is the L1 dictionary's; if not, its L0 and error are shown and not compared."""
     target: float | None = None
@@ -27,9 +27,7 @@ class Contestant:
 
 
 CONTESTANTS: dict[str, Contestant] = {
-    "plain": Contestant(
-        about="the L1 dictionary everyone writes: autograd, torch.optim.Adam", make="benchmarks.steppers.plain:Plain", target=12
-    ),
+    "plain": Contestant(about="plain PyTorch: autograd, torch.optim.Adam", make="benchmarks.steppers.plain:Plain", target=12),
     "plain_fused": Contestant(about="plain, fused Adam", make="benchmarks.steppers.plain:Plain", options={"fused": True}),
     "plain_autocast": Contestant(
         about="plain, fused Adam, bf16 autocast (other numerics)",

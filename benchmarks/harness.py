@@ -60,7 +60,8 @@ class Worker:
         if not line:
             self.errors.seek(0)
             last = "\n".join(self.errors.read().splitlines()[-12:])
-            fate = f"did not answer within {timeout_s:g} s" if not ready else "ended"
+            fate = "ended" if ready else f"did not answer within {timeout_s:g} s"
+            self.process.kill()
             self.close()
             raise WorkerError(f"{self.name} {fate} after {dict(command)}; the end of its output:\n{last}")
         answer: dict[str, Any] = json.loads(line)
@@ -175,6 +176,7 @@ def provenance() -> dict[str, Any]:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.rename(path)

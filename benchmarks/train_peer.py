@@ -14,7 +14,8 @@ def main(function: str, given: str, made: str, settings: str) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     module, _, name = function.partition(":")
     trained = getattr(importlib.import_module(module), name)(load_file(given)["rows"], **json.loads(settings))
-    save_file({**trained._asdict(), "tied": torch.tensor(trained.tied)}, made)
+    tensors = {**trained._asdict(), "tied": torch.tensor(trained.tied)}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, made)
 
 
 if __name__ == "__main__":

@@ -95,13 +95,16 @@ def start(name: str, mode: Mode, problem: Path, batch: int) -> tuple[Worker, dic
 def check_same_task(checks: dict[str, dict[str, float]]) -> None:
     """Raises `ConfigError` where a contestant's L0 or squared error is not that of the others (before any step is timed)."""
     compared = {name: check for name, check in checks.items() if CONTESTANTS[name].l1}
+    strictest = min((CONTESTANTS[name].within for name in compared), default=0.0)
     for quantity in ("l0", "squared_error"):
-        middle = statistics.median(check[quantity] for check in compared.values()) if compared else math.nan
+        exact = [check[quantity] for name, check in compared.items() if CONTESTANTS[name].within == strictest]
+        finite = [value for value in exact if math.isfinite(value)]
+        middle = statistics.median(finite) if finite else math.nan
         for name, check in compared.items():
             if not abs(check[quantity] - middle) <= CONTESTANTS[name].within * middle:
                 raise ConfigError(
-                    f"{name} does another task: {quantity} {check[quantity]:.6g} on rows and weights where the median contestant "
-                    f"has {middle:.6g} (allowed: {CONTESTANTS[name].within:g} relative); see its stepper in benchmarks/steppers"
+                    f"{name} does another task: {quantity} {check[quantity]:.6g} on rows and weights where the exact contestants "
+                    f"have {middle:.6g} (allowed: {CONTESTANTS[name].within:g} relative); see its stepper in benchmarks/steppers"
                 )
 
 
@@ -131,6 +134,11 @@ def measure(mode: Mode, problem: Path, settings: Settings) -> dict[str, dict[str
     return found
 
 
+def ratio(above: float, below: float, digits: int) -> str:
+    """As text; a dash where one of the two was not measured."""
+    return "-" if math.isnan(above / below) else f"{above / below:.{digits}f}"
+
+
 def render(mode: Mode, found: dict[str, dict[str, Any]], settings: Settings, at_target: bool) -> str:
     """The table of one mode. `at_target`: the shape is the one that the targets are set for."""
     base = found.get("plain", {}).get("summary", {}).get("median", math.nan)
@@ -145,8 +153,8 @@ def render(mode: Mode, found: dict[str, dict[str, Any]], settings: Settings, at_
                 f"{summary.median:.1f}",
                 f"{summary.low:.1f}-{summary.high:.1f}",
                 f"{settings.batch / summary.median:.1f}k",
-                f"{base / summary.median:.2f}",
-                f"{summary.median / ours:.1f}" + (f" (to be {target:g})" if target else ""),
+                ratio(base, summary.median, 2),
+                ratio(summary.median, ours, 1) + (f" (to be {target:g})" if target else ""),
                 f"{after['l0']:.2f}",
                 f"{after['peak_mb']:.0f} (+{after['steps_mb']:.0f})",
                 f"{summary.n_kept} of {summary.n_tried}" + ("" if summary.quiet else ", NOT QUIET"),

@@ -46,7 +46,7 @@ class DictionaryLearning:
         width, d_mlp = weights["W_enc"].shape
         self.trainer = make_trainer(d_mlp, width, l1, learning_rate, 10**6, warmup_steps=0, sparsity_warmup_steps=None)
         dictionary = self.trainer.ae
-        with torch.no_grad():
+        with torch.no_grad():  # copied into its own memory: its encoder lies there transposed, and that is part of its speed
             dictionary.encoder.weight.copy_(weights["W_enc"])
             dictionary.encoder.bias.copy_(weights["b_enc"])
             dictionary.decoder.weight.copy_(weights["W_dec"].T)
