@@ -106,7 +106,10 @@ for line in sys.stdin:
 def test_worker_answers_and_its_death_is_told():
     worker = Worker("echo", [sys.executable, "-c", ECHO], threads=1)
     assert timed(worker, 3, None) == Repeat(steps=3, wall_s=0.5, cpu_s=0.5, others_s=0.2, quiet=True)
-    assert not timed(worker, 3, Limits(before_s=1e9)).quiet  # others used 0.2 s in 0.5 s
+    quick = {"window_s": 0.001, "patience_s": 0.005}
+    assert timed(worker, 3, Limits(before_s=9, during=0.5, **quick)).quiet
+    assert not timed(worker, 3, Limits(before_s=9, **quick)).quiet  # others used 0.2 s of 0.5 s
+    assert not timed(worker, 3, Limits(before_s=0, during=0.5, **quick)).quiet  # no window is quieter than 0
     with pytest.raises(WorkerError, match=r"(?s)echo ended after .*it broke"):
         worker.ask({"do": "die"})
     worker.close()
