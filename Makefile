@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro test test-slow check lint types deps setup clean
+.PHONY: repro test test-slow check lint types deps bench bench-density bench-width setup clean
 
 repro: setup
 	dvc repro
@@ -26,6 +26,18 @@ types: setup
 
 deps: setup
 	python -m tests.import_graph --write
+
+# docs/benchmarks.md says what these measure. Another shape: make bench BENCH="--m 16384 --l0 20 5%"
+bench: setup
+	python -m benchmarks.train_step --json build/bench/train_step.json $(BENCH)
+
+bench-density: setup
+	python -m benchmarks.train_step --contestants plain_fused plain_autocast ours --l0 20 60 200 5% 10% 20% 50% \
+		--json build/bench/density.json $(BENCH)
+
+bench-width: setup
+	python -m benchmarks.train_step --contestants plain_fused ours --m 16384 --l0 20 60 200 5% --json build/bench/width-16384.json $(BENCH)
+	python -m benchmarks.train_step --contestants plain_fused ours --m 65536 --l0 20 60 200 5% --json build/bench/width-65536.json $(BENCH)
 
 setup: $(VENV)/installed
 

@@ -1,0 +1,110 @@
+"""What every contestant is given: rows with known sparse structure, and weights at a wanted L0.
+
+Rows: 2,048 unit directions in 512 dimensions; each row is the sum of 15 of them, drawn with a probability ∝ 1 / rank (Zipf) and
+scaled by a uniform factor of 0.5 to 1.5; then a ReLU, then one constant that brings the mean norm to √512.
+
+Weights at 4,096 features are trained by this project's engine and cached; those of any other width are rows of the data, centred
+and normalised: their frequencies, and how many pre-activations lie near zero, are not those of a trained dictionary. Either way
+b_enc is then shifted by one constant to the wanted L0 on the rows that the contestants are checked on.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.peers import cache_folder
+from benchmarks.steppers.ours import Ours
+from sae.errors import ConfigError
+
+D_MLP = 512
+N_DIRECTIONS, N_ACTIVE = 2048, 15
+TRAINED_WIDTH = 4096
+TRAINING_L1, TRAINING_BATCH, TRAINING_RATE = 3.0, 4096, 1e-3
+
+
+class SyntheticRows:
+    """Rows without end, in a fixed order for a seed."""
+
+    def __init__(self, seed: int = 0):
+        self.generator = torch.Generator().manual_seed(seed)
+        directions = torch.randn(N_DIRECTIONS, D_MLP, generator=self.generator)
+        self.directions = directions / directions.norm(dim=1, keepdim=True)
+        self.frequencies = 1 / torch.arange(1, N_DIRECTIONS + 1)
+        self.scale = 1.0
+        self.scale = math.sqrt(D_MLP) / float(self.draw(8192).norm(dim=1).mean())
+
+    def draw(self, n_rows: int) -> Tensor:
+        """The next rows [row, d_mlp], float32."""
+        drawn = torch.multinomial(self.frequencies, n_rows * N_ACTIVE, replacement=True, generator=self.generator)
+        factors = torch.rand(n_rows, N_ACTIVE, generator=self.generator) + 0.5
+        rows = torch.nn.functional.embedding_bag(
+            drawn.view(n_rows, N_ACTIVE), self.directions, mode="sum", per_sample_weights=factors
+        )
+        return rows.relu_().mul_(self.scale)
+
+
+def train_weights(n_steps: int) -> dict[str, Tensor]:
+    """A dictionary of `TRAINED_WIDTH` features after `n_steps` of this project's step at λ = 3, ramped over the first fifth."""
+    source = SyntheticRows()
+    first = source.draw(TRAINING_BATCH)
+    generator = torch.Generator().manual_seed(1)
+    W_dec = torch.nn.functional.normalize(torch.randn(TRAINED_WIDTH, D_MLP, generator=generator), dim=1)
+    weights = {"W_enc": W_dec.clone(), "b_enc": torch.zeros(TRAINED_WIDTH), "W_dec": W_dec, "b_dec": first.mean(0)}
+    ours = Ours(weights, l1=TRAINING_L1, learning_rate=TRAINING_RATE, batch_size=TRAINING_BATCH)
+    for step in range(n_steps):
+        ours.l1 = TRAINING_L1 * min(1.0, (step + 1) / max(1, n_steps // 5))
+        ours.step(source.draw(TRAINING_BATCH))
+    return {name: tensor.clone() for name, tensor in ours.weights()._asdict().items()}
+
+
+def trained_weights(n_steps: int) -> dict[str, Tensor]:
+    """`train_weights`, kept in the cache. The name holds the steps and a digest of this file, which says all else."""
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    path = cache_folder() / "benchmarks" / f"weights-{n_steps}-{digest}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(train_weights(n_steps), path.with_suffix(".partial"))
+        path.with_suffix(".partial").rename(path)
+    return load_file(path)
+
+
+def weights_from_rows(rows: Tensor, n_features: int) -> dict[str, Tensor]:
+    """Untrained features that look for single rows: W = (x − mean) / ‖x − mean‖ of the first `n_features` rows."""
+    centre = rows.mean(0)
+    W = torch.nn.functional.normalize(rows[:n_features] - centre, dim=1)
+    return {"W_enc": W.clone(), "b_enc": torch.zeros(n_features), "W_dec": W, "b_dec": centre}
+
+
+def parse_l0(text: str, n_features: int) -> float:
+    """`20` is 20 active features a row, `5%` that share of the features."""
+    try:
+        value = float(text[:-1]) / 100 * n_features if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < n_features:
+        raise ConfigError(f"--l0 {text}: must be a number above 0 and below {n_features} features, or a share such as 5%")
+    return value
+
+
+def shift_to_l0(weights: dict[str, Tensor], rows: Tensor, l0: float) -> None:
+    """Add one constant to b_enc so that exactly `round(l0 · rows)` pre-activations on `rows` are above zero. In place.
+
+    The constant lies halfway between the two pre-activations around zero, so no contestant's rounding flips one of these two.
+    """
+    pre = ((rows - weights["b_dec"]) @ weights["W_enc"].T + weights["b_enc"]).flatten()
+    n_active = round(l0 * len(rows))
+    largest = pre.topk(n_active + 1).values
+    weights["b_enc"] -= (largest[-1] + largest[-2]) / 2
+
+
+def write_problem(path: Path, *, n_features: int, l0: float, batch_size: int, n_batches: int, n_checked: int, steps: int) -> None:
+    """Rows and weights in one safetensors file: rows, W_enc, b_enc, W_dec, b_dec. `steps` of training where it is trained."""
+    rows = SyntheticRows(seed=2).draw(batch_size * n_batches)
+    trained = n_features == TRAINED_WIDTH
+    weights = trained_weights(steps) if trained else weights_from_rows(SyntheticRows(seed=3).draw(n_features), n_features)
+    shift_to_l0(weights, rows[:n_checked], l0)
+    save_file({**weights, "rows": rows}, path)
