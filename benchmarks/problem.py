@@ -26,7 +26,7 @@ TRAINED_WIDTH = 4096
 TRAINING_L1, TRAINING_BATCH, TRAINING_RATE = 3.0, 4096, 1e-3
 
 
-class SyntheticRows:
+class TimingRows:
     """Rows without end, in a fixed order for a seed."""
 
     def __init__(self, seed: int = 0):
@@ -49,7 +49,7 @@ class SyntheticRows:
 
 def train_weights(n_steps: int) -> dict[str, Tensor]:
     """A dictionary of `TRAINED_WIDTH` features after `n_steps` of this project's step at λ = 3, ramped over the first fifth."""
-    source = SyntheticRows()
+    source = TimingRows()
     first = source.draw(TRAINING_BATCH)
     generator = torch.Generator().manual_seed(1)
     W_dec = torch.nn.functional.normalize(torch.randn(TRAINED_WIDTH, D_MLP, generator=generator), dim=1)
@@ -103,8 +103,8 @@ def shift_to_l0(weights: dict[str, Tensor], rows: Tensor, l0: float) -> None:
 
 def write_problem(path: Path, *, n_features: int, l0: float, batch_size: int, n_batches: int, n_checked: int, steps: int) -> None:
     """Rows and weights in one safetensors file: rows, W_enc, b_enc, W_dec, b_dec. `steps` of training where it is trained."""
-    rows = SyntheticRows(seed=2).draw(batch_size * n_batches)
+    rows = TimingRows(seed=2).draw(batch_size * n_batches)
     trained = n_features == TRAINED_WIDTH
-    weights = trained_weights(steps) if trained else weights_from_rows(SyntheticRows(seed=3).draw(n_features), n_features)
+    weights = trained_weights(steps) if trained else weights_from_rows(TimingRows(seed=3).draw(n_features), n_features)
     shift_to_l0(weights, rows[:n_checked], l0)
     save_file({**weights, "rows": rows}, path)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from sae.dictionary.base import Dictionary
-from sae.dictionary.relu import TiedBiasDictionary
+from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError
 from sae.metrics.density import DensitySummary, Firing, active_entries, summarize
 from sae.metrics.reconstruction import Reconstruction, ReconstructionSums

@@ -135,9 +135,7 @@ def browse(
 @app.command()
 def sync(
     log: Annotated[Path, typer.Argument(help="A run's log, such as logs/A-1-train.jsonl.")],
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Make W&B's local files anew; ask no server.")
-    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Make W&B's local files anew; ask no server.")] = False,
 ) -> None:
     """Send what W&B's server has not yet got of a training run's log. Sends no row twice."""
     from sae.training import mirror

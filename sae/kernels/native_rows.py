@@ -187,7 +187,7 @@ def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, found, ends, 
             total += error * error
             out[d] = scale * error
             g_sum[d] += scale * error
-        squared_error += total
+        squared_error += np.float64(total)
         for tile in range(n_tiles):
             for k in range(ends[tile, r], ends[tile, r + 1]):
                 w = W_dec[found[k]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import quality
-from sae.dictionary.relu import TiedBiasDictionary
+from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError
 from sae.metrics.density import Firing, summarize
 from sae.toys.synthetic import SyntheticConfig, SyntheticRows

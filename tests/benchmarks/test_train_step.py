@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.batches import batches
-from benchmarks.problem import SyntheticRows, parse_l0, shift_to_l0, weights_from_rows
+from benchmarks.problem import TimingRows, parse_l0, shift_to_l0, weights_from_rows
 from benchmarks.steppers.ours import Ours
 from benchmarks.steppers.plain import Plain
 from benchmarks.train_step import check_same_task
@@ -14,7 +14,7 @@ from sae.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def rows():
-    return SyntheticRows(seed=5).draw(256)
+    return TimingRows(seed=5).draw(256)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_rows_are_as_described(rows):
     assert rows.shape == (256, 512)
     assert float(rows.min()) == 0
     assert float(rows.norm(dim=1).mean()) == pytest.approx(512**0.5, rel=0.05)
-    assert torch.equal(rows, SyntheticRows(seed=5).draw(256))
+    assert torch.equal(rows, TimingRows(seed=5).draw(256))
 
 
 def test_shift_reaches_the_l0(rows, weights):
