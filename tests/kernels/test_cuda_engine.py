@@ -155,6 +155,14 @@ def test_same_bits_twice(path):
 
 
 @needs_triton
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_weight_that_is_nan_is_not_taken_for_an_inactive_feature():
+    weights, x = problem()
+    weights.b_enc[3] = float("nan")
+    assert not bool(engine(weights).step(x.to(DEVICE), 0.7, 1e-2).finite)
+
+
+@needs_triton
 def test_a_feature_that_never_fires_stays():
     weights, x = problem()
     ours = engine(weights, "april2024")

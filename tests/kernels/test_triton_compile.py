@@ -15,7 +15,7 @@ from sae.kernels.triton_door import AVAILABLE
 from tests.import_graph import ROOT
 
 SCRIPT = """
-import json, sys, torch, triton
+import json, re, torch, triton
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -46,7 +46,7 @@ class Compiler(Launches):
         source = ASTSource(kernel, signature, constants, attributes)
         if (kernel.__name__, str(signature), str(constants)) not in seen:
             ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
-            counts = {"wgmma": ptx.count("wgmma.mma_async"), "atomics": ptx.count("atom.") + ptx.count("red.global")}
+            counts = {"wgmma": ptx.count("wgmma.mma_async"), "atomics": len(re.findall(r"\\b(atom|red)[.]", ptx))}
             seen[kernel.__name__, str(signature), str(constants)] = counts
 
 n_rows, m, n = 8192, 4096, 512
