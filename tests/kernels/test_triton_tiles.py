@@ -1,5 +1,7 @@
 """The tile product and the rounding, against torch."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 
