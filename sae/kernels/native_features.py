@@ -14,12 +14,13 @@ from sae.kernels.native_rows import COMPILED
 
 @numba.njit(**COMPILED)
 @no_type_check
-def adam_row(weight, gradient, first, second, beta1, beta2, step, root, eps):
-    """One Adam update of a row, in place; returns the row's new squared norm."""
+def adam_row(weight, gradient, first, second, beta1, rest1, beta2, rest2, step, root, eps):
+    """One Adam update of a row, in place; returns the row's new squared norm. `rest1` and `rest2` are 1 − β₁ and 1 − β₂, rounded
+    from float64: taken of a float32 0.999, the second would be wrong by 1.3e-5 of itself."""
     squared = np.float32(0)
     for d in range(weight.shape[0]):
-        m = beta1 * first[d] + (np.float32(1) - beta1) * gradient[d]
-        v = beta2 * second[d] + (np.float32(1) - beta2) * gradient[d] * gradient[d]
+        m = beta1 * first[d] + rest1 * gradient[d]
+        v = beta2 * second[d] + rest2 * gradient[d] * gradient[d]
         first[d] = m
         second[d] = v
         value = weight[d] - step * m / (np.sqrt(v) * root + eps)
@@ -76,7 +77,7 @@ def gather_gradient(j, starts, rows, f, d_pre, g, seen, W_dec, weighted, l1_scal
 def apply_gradient(j, grad_enc, grad_b, grad_dec, weights, first, second, adam, unit_norm, before):
     """Projection, Adam and normalisation of feature `j`; changes `grad_dec`. Returns the new ‖W_enc[j]‖."""
     W_enc, b_enc, W_dec = weights
-    beta1, beta2, step, root, eps = adam
+    beta1, rest1, beta2, rest2, step, root, eps = adam
     decoder = W_dec[j]
     if unit_norm:
         if before:
@@ -86,15 +87,15 @@ def apply_gradient(j, grad_enc, grad_b, grad_dec, weights, first, second, adam, 
             parallel += grad_dec[d] * decoder[d]
         for d in range(decoder.shape[0]):
             grad_dec[d] -= parallel * decoder[d]
-    squared = adam_row(decoder, grad_dec, first[2][j], second[2][j], beta1, beta2, step, root, eps)
+    squared = adam_row(decoder, grad_dec, first[2][j], second[2][j], beta1, rest1, beta2, rest2, step, root, eps)
     if unit_norm and not before:
         normalise(decoder, squared)
-    m = beta1 * first[1][j] + (np.float32(1) - beta1) * grad_b
-    v = beta2 * second[1][j] + (np.float32(1) - beta2) * grad_b * grad_b
+    m = beta1 * first[1][j] + rest1 * grad_b
+    v = beta2 * second[1][j] + rest2 * grad_b * grad_b
     first[1][j] = m
     second[1][j] = v
     b_enc[j] -= step * m / (np.sqrt(v) * root + eps)
-    return np.sqrt(adam_row(W_enc[j], grad_enc, first[0][j], second[0][j], beta1, beta2, step, root, eps))
+    return np.sqrt(adam_row(W_enc[j], grad_enc, first[0][j], second[0][j], beta1, rest1, beta2, rest2, step, root, eps))
 
 
 @numba.njit(**COMPILED)
