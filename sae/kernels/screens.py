@@ -13,7 +13,7 @@ error of a float32 sum of n + 1 terms in any order (Higham, *Accuracy and Stabil
 * A bfloat16 product (`Bfloat16Screen`): rounding both inputs changes it by at most (2 u₈ + u₈²) ‖x‖‖w‖, accumulating in float32
   by γ (1 + u₈)² ‖x‖‖w‖, and rounding the result to bfloat16 by u₈ of itself, which is at most u₈/(1 − u₈) |product|.
 
-`SLACK` covers the float32 rounding of norms and of bands up to n = 2¹⁷; `TINY_NORM` and `TINY` what underflows.
+`SLACK` covers the float32 rounding of norms and of bands up to n = 2¹⁶; `TINY_NORM` and `TINY` what underflows.
 `docs/method.md` has the derivation in full, and what it assumes.
 """
 
