@@ -25,6 +25,9 @@ DOORS = {
     "zarr": {"sae.storage.arrays"},
     "datasets": {"sae.source.corpus_hub"},
     "transformer_lens": {"sae.source.transformer"},
+    "triton": {"sae.kernels.triton_door"},
+    "numba": {"sae.kernels.native_rows", "sae.kernels.native_features"},
+    "scipy": {"sae.toys.recovery"},
     "wandb": {"sae.training.mirror"},
 }
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from sae.kernels.dense import dense_gradients, gradient_norm
+from sae.kernels.dense import OVERFLOW, dense_gradients, gradient_norm
 from sae.kernels.gradients import StepResult
 from sae.kernels.objective import Objective, UpdateRule
 from sae.kernels.screens import Bfloat16Screen, Float32Screen, Screen, SparseRowsScreen, multiplies_bfloat16
@@ -12,8 +12,6 @@ from sae.kernels.state import State
 from sae.kernels.update_cpu import CpuUpdate
 from sae.shapes import Rows
 
-OVERFLOW = 1e18
-"""Gradients that may have an entry above this are refused: their squares, which Adam keeps, would leave float32."""
 SPARSE_BELOW = 0.18
 """Fraction of entries active below which the sparse step is the faster one (`docs/benchmarks.md`)."""
 SPARSE_ROWS_BELOW = {True: 0.05, False: 0.25}
@@ -34,6 +32,9 @@ class CpuEngine:
 
     def refresh(self) -> None:
         self.update.refresh()
+
+    def settle(self) -> None:
+        """Nothing is under way when `step` returns."""
 
     @torch.no_grad()
     def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:

@@ -10,6 +10,9 @@ from sae.kernels.objective import Objective, UpdateRule
 from sae.kernels.state import State
 from sae.shapes import Rows
 
+OVERFLOW = 1e18
+"""Gradients that may have an entry above this are refused: their squares, which Adam keeps, would leave float32."""
+
 
 class DenseGradients(NamedTuple):
     """Gradients of the batch loss, and the loss's parts."""
@@ -85,12 +88,15 @@ class DenseEngine:
     def refresh(self) -> None:
         """Nothing is kept beside the state."""
 
+    def settle(self) -> None:
+        """Nothing is under way when `step` returns."""
+
     @torch.no_grad()
     def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
         """Gradients at λ = `l1` on the batch `x`, then one update; nothing is updated where they are not finite."""
         gradients, squared_error, mean_l1, n_fired = dense_gradients(self.state.weights, x, l1, self.objective)
         norm = gradient_norm(gradients)
-        finite = torch.isfinite(norm) & torch.isfinite(squared_error + mean_l1)
+        finite = squared_error + mean_l1 + norm < OVERFLOW  # false for NaN
         if finite:
             update(self.state, gradients, learning_rate, self.rule, norm)
         return StepResult(squared_error, mean_l1, n_fired, norm, finite)

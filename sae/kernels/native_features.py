@@ -4,6 +4,8 @@ A feature's gradient is summed over its rows in their order and used at once, so
 does all of one feature: the same bits at any number of threads.
 """
 
+from typing import no_type_check
+
 import numba
 import numpy as np
 
@@ -11,12 +13,14 @@ from sae.kernels.native_rows import COMPILED
 
 
 @numba.njit(**COMPILED)
-def adam_row(weight, gradient, first, second, beta1, beta2, step, root, eps):  # type: ignore[no-untyped-def]
-    """One Adam update of a row, in place; returns the row's new squared norm."""
+@no_type_check
+def adam_row(weight, gradient, first, second, beta1, rest1, beta2, rest2, step, root, eps):
+    """One Adam update of a row, in place; returns the row's new squared norm. `rest1` and `rest2` are 1 − β₁ and 1 − β₂, rounded
+    from float64: taken of a float32 0.999, the second would be wrong by 1.3e-5 of itself."""
     squared = np.float32(0)
     for d in range(weight.shape[0]):
-        m = beta1 * first[d] + (np.float32(1) - beta1) * gradient[d]
-        v = beta2 * second[d] + (np.float32(1) - beta2) * gradient[d] * gradient[d]
+        m = beta1 * first[d] + rest1 * gradient[d]
+        v = beta2 * second[d] + rest2 * gradient[d] * gradient[d]
         first[d] = m
         second[d] = v
         value = weight[d] - step * m / (np.sqrt(v) * root + eps)
@@ -26,7 +30,8 @@ def adam_row(weight, gradient, first, second, beta1, beta2, step, root, eps):  #
 
 
 @numba.njit(**COMPILED)
-def normalise(row, squared):  # type: ignore[no-untyped-def]
+@no_type_check
+def normalise(row, squared):
     """Scale `row`, of squared norm `squared`, to length 1; a row of zeros stays."""
     if squared > 0:
         inverse = np.float32(1) / np.sqrt(squared)
@@ -35,7 +40,8 @@ def normalise(row, squared):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILED)
-def squared_norm(row):  # type: ignore[no-untyped-def]
+@no_type_check
+def squared_norm(row):
     total = np.float32(0)
     for d in range(row.shape[0]):
         total += row[d] * row[d]
@@ -43,7 +49,8 @@ def squared_norm(row):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILED)
-def gather_gradient(j, starts, rows, f, d_pre, g, seen, W_dec, weighted, l1_scale, grad_enc, grad_dec):  # type: ignore[no-untyped-def]
+@no_type_check
+def gather_gradient(j, starts, rows, f, d_pre, g, seen, W_dec, weighted, l1_scale, grad_enc, grad_dec):
     """∂W_enc[j] and ∂W_dec[j] into the two buffers; returns ∂b_enc[j]."""
     width = g.shape[1]
     grad_enc[:] = 0
@@ -66,10 +73,11 @@ def gather_gradient(j, starts, rows, f, d_pre, g, seen, W_dec, weighted, l1_scal
 
 
 @numba.njit(**COMPILED)
-def apply_gradient(j, grad_enc, grad_b, grad_dec, weights, first, second, adam, unit_norm, before):  # type: ignore[no-untyped-def]
+@no_type_check
+def apply_gradient(j, grad_enc, grad_b, grad_dec, weights, first, second, adam, unit_norm, before):
     """Projection, Adam and normalisation of feature `j`; changes `grad_dec`. Returns the new ‖W_enc[j]‖."""
     W_enc, b_enc, W_dec = weights
-    beta1, beta2, step, root, eps = adam
+    beta1, rest1, beta2, rest2, step, root, eps = adam
     decoder = W_dec[j]
     if unit_norm:
         if before:
@@ -79,19 +87,20 @@ def apply_gradient(j, grad_enc, grad_b, grad_dec, weights, first, second, adam, 
             parallel += grad_dec[d] * decoder[d]
         for d in range(decoder.shape[0]):
             grad_dec[d] -= parallel * decoder[d]
-    squared = adam_row(decoder, grad_dec, first[2][j], second[2][j], beta1, beta2, step, root, eps)
+    squared = adam_row(decoder, grad_dec, first[2][j], second[2][j], beta1, rest1, beta2, rest2, step, root, eps)
     if unit_norm and not before:
         normalise(decoder, squared)
-    m = beta1 * first[1][j] + (np.float32(1) - beta1) * grad_b
-    v = beta2 * second[1][j] + (np.float32(1) - beta2) * grad_b * grad_b
+    m = beta1 * first[1][j] + rest1 * grad_b
+    v = beta2 * second[1][j] + rest2 * grad_b * grad_b
     first[1][j] = m
     second[1][j] = v
     b_enc[j] -= step * m / (np.sqrt(v) * root + eps)
-    return np.sqrt(adam_row(W_enc[j], grad_enc, first[0][j], second[0][j], beta1, beta2, step, root, eps))
+    return np.sqrt(adam_row(W_enc[j], grad_enc, first[0][j], second[0][j], beta1, rest1, beta2, rest2, step, root, eps))
 
 
 @numba.njit(**COMPILED)
-def to_bfloat16(row, out):  # type: ignore[no-untyped-def]
+@no_type_check
+def to_bfloat16(row, out):
     """Round a finite float32 row to the bits of bfloat16, to nearest even."""
     for d in range(row.shape[0]):
         bits = np.float32(row[d]).view(np.uint32)
@@ -100,7 +109,8 @@ def to_bfloat16(row, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILED)
-def update_features(  # type: ignore[no-untyped-def]
+@no_type_check
+def update_features(
     first_feature, end_feature, starts, lists, g, seen, weights, first, second, adam, flags, l1_scale, norms, bits, to_b_dec
 ):
     """Gradients and update of a block of features in one go. `to_b_dec` becomes Σ_j ∂b_enc[j] W_enc[j] (before the update),
@@ -125,7 +135,8 @@ def update_features(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILED)
-def gather_features(  # type: ignore[no-untyped-def]
+@no_type_check
+def gather_features(
     first_feature, end_feature, starts, lists, g, seen, weights, weighted, l1_scale, grad_enc, grad_b, grad_dec, to_b_dec
 ):
     """As `update_features`, but the gradients are written out and nothing is updated: for clipping, and for tests."""
@@ -142,7 +153,8 @@ def gather_features(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILED)
-def apply_features(  # type: ignore[no-untyped-def]
+@no_type_check
+def apply_features(
     first_feature, end_feature, factor, grad_enc, grad_b, grad_dec, weights, first, second, adam, flags, norms, bits
 ):
     """Update a block of features from gradients that lie in memory, each multiplied by `factor` first (in place)."""

@@ -3,17 +3,18 @@
 The sparse step evaluates its candidates in float32, in one order of summation (`native_rows.keep_active`). A screen only has to
 miss none of the entries that this evaluation finds positive; which screen ran, or how many threads, changes no bit of the result.
 
-With u₈ = 2⁻⁸ and u₂₄ = 2⁻²⁴, the unit roundoffs of bfloat16 and float32, and γ = n u₂₄ / (1 − n u₂₄), the relative error of a
-float32 sum of n products in any order (Higham, *Accuracy and Stability*, 3.1), on Σ|x_d w_d| ≤ ‖x‖‖w‖ (Cauchy-Schwarz):
+With u₈ = 2⁻⁸ and u₂₄ = 2⁻²⁴, the unit roundoffs of bfloat16 and float32, and γ = (n + 1) u₂₄ / (1 − (n + 1) u₂₄), the relative
+error of a float32 sum of n + 1 terms in any order (Higham, *Accuracy and Stability*, 3.1), on Σ|x_d w_d| ≤ ‖x‖‖w‖
+(Cauchy-Schwarz):
 
-* The evaluation itself is off by at most γ' ‖x‖‖w‖ + u₂₄ |pre|, with γ' = γ for n + 1 terms.
+* The evaluation itself is off by at most γ (‖x‖‖w‖ + |b|), as the compiler may put the bias anywhere in the sum. Where that can
+  change a sign, |b| is about ‖x‖‖w‖ at most: 2γ ‖x‖‖w‖.
 * A float32 product (`Float32Screen`, `SparseRowsScreen`) is off by at most γ ‖x‖‖w‖.
 * A bfloat16 product (`Bfloat16Screen`): rounding both inputs changes it by at most (2 u₈ + u₈²) ‖x‖‖w‖, accumulating in float32
-  by γ (1 + u₈)² ‖x‖‖w‖, and rounding the result to bfloat16 by u₈ of itself, which is at most u₈/(1 − u₈) |product|. Both
-  inputs are finite and far from bfloat16's underflow and overflow (their exponents are float32's).
+  by γ (1 + u₈)² ‖x‖‖w‖, and rounding the result to bfloat16 by u₈ of itself, which is at most u₈/(1 − u₈) |product|.
 
-`SLACK` covers the float32 rounding of norms, thresholds and of the comparison itself. `docs/method.md` has the derivation in
-full.
+`SLACK` covers the float32 rounding of norms and of bands up to n = 2¹⁶; `TINY_NORM` and `TINY` what underflows.
+`docs/method.md` has the derivation in full, and what it assumes.
 """
 
 from abc import ABC, abstractmethod
@@ -28,6 +29,10 @@ from sae.shapes import Rows
 
 BFLOAT16, FLOAT32 = 2.0**-8, 2.0**-24
 SLACK = 1.01
+TINY = 1e-30
+"""More than n products can lose to underflow (at most 2⁻¹²⁶ each)."""
+TINY_NORM = np.float32(1e-16)
+"""More than a norm can lose where its squares underflow: at most √(n 2⁻¹²⁶)."""
 
 
 def multiplies_bfloat16() -> bool:
@@ -37,8 +42,8 @@ def multiplies_bfloat16() -> bool:
 
 
 def accumulation(n: int) -> float:
-    """γ for n + 1 terms, twice: for the screen's product and for the evaluation that it must not contradict."""
-    return 2 * (n + 1) * FLOAT32 / (1 - (n + 1) * FLOAT32)
+    """3γ: once for the screen's product and twice for the evaluation, bias included, that it must not contradict."""
+    return 3 * (n + 1) * FLOAT32 / (1 - (n + 1) * FLOAT32)
 
 
 def bfloat16_band(n: int) -> float:
@@ -65,8 +70,8 @@ class Screen(ABC):
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
         """Once a step. `x` is the batch, `seen` what the encoder sees of it; `norms` are ‖W_enc[j]‖ and `bits` W_enc in
         bfloat16."""
-        self.threshold = -weights.b_enc.numpy() - np.float32(1e-30)
-        self.seen, self.row_norms = seen, np.linalg.norm(seen.numpy(), axis=1)
+        self.threshold = -weights.b_enc.numpy() - np.float32(TINY)
+        self.seen, self.row_norms = seen, np.linalg.norm(seen.numpy(), axis=1) + TINY_NORM
 
     def multiply(self, rows: slice, tile: int) -> None:  # noqa: B027
         """The products of a group of rows with a tile of features, where they are computed as a whole."""
@@ -89,7 +94,7 @@ class Float32Screen(Screen):
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
         super().prepare(weights, x, seen, norms, bits)
-        self._W_enc, self._band = weights.W_enc, norms * np.float32(float32_band(seen.shape[1]))
+        self._W_enc, self._band = weights.W_enc, (norms + TINY_NORM) * np.float32(float32_band(seen.shape[1]))
 
     def multiply(self, rows: slice, tile: int) -> None:
         start, end = self.tiles[tile]
@@ -115,7 +120,7 @@ class Bfloat16Screen(Screen):
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
         super().prepare(weights, x, seen, norms, bits)
         self._W_enc = torch.from_numpy(bits).view(torch.bfloat16)
-        self._band = norms * np.float32(bfloat16_band(seen.shape[1]))
+        self._band = (norms + TINY_NORM) * np.float32(bfloat16_band(seen.shape[1]))
         self._rounded = seen.bfloat16()
 
     def multiply(self, rows: slice, tile: int) -> None:
@@ -145,7 +150,7 @@ class SparseRowsScreen(Screen):
         centre = (weights.b_dec if seen is not x else torch.zeros_like(weights.b_dec)).double()
         self.threshold += (weights.W_enc.double() @ centre).float().numpy()
         self.row_norms += np.float32(2 * centre.norm())  # ‖x‖ + ‖b_dec‖ at least: the errors of both products
-        self._x, self._band = x.numpy(), norms * np.float32(float32_band(x.shape[1]))
+        self._x, self._band = x.numpy(), (norms + TINY_NORM) * np.float32(float32_band(x.shape[1]))
         self._places, self._n_nonzero = nonzero_places(self._x)
         self._W_enc_T = for_blocks(lambda t: weights.W_enc[slice(*self.tiles[t])].T.contiguous().numpy(), len(self.tiles))
 

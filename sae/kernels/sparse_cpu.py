@@ -36,11 +36,27 @@ class Entries:
     squared_error: float
     l1: float
     bound: float
-    """No entry of a weight's gradient is larger (Cauchy-Schwarz); NaN or infinite where loss or gradients are."""
+    """See `gradient_bound`; NaN or infinite where loss or gradients are."""
 
     @property
     def n_fired(self) -> np.ndarray:
         return np.diff(self.starts)
+
+
+def gradient_bound(
+    squares: np.ndarray, g_norm: float, row_norms: np.ndarray, norms: np.ndarray, l1_scale: np.float32, objective: Objective
+) -> float:
+    """More than any entry of any gradient, and than any partial sum of a pre-activation, by Cauchy-Schwarz; not a tight one.
+
+    `squares` are Σ f² and Σ d² over all entries, `g_norm` is ‖g‖, `row_norms` ‖x̄‖ [row] and `norms` ‖W_enc[j]‖ [feature]. A sum
+    and no maximum, as that would pass over NaN."""
+    f_norm, d_norm = np.sqrt(squares)
+    rows = np.sqrt(len(row_norms))  # the norm of a one in every row
+    of_W_dec = f_norm * (g_norm + (l1_scale * rows if objective.weighted_l1 else 0))
+    of_W_enc = d_norm * np.linalg.norm(row_norms.astype(np.float64))
+    of_b_dec = rows * (g_norm + (d_norm * np.linalg.norm(norms.astype(np.float64)) if objective.tied_bias else 0))
+    pre_activation = float(row_norms.max()) * float(norms.max())
+    return float(of_W_dec + of_W_enc + rows * d_norm + of_b_dec + pre_activation)
 
 
 class _Block:
@@ -94,12 +110,11 @@ class SparseForward:
 
         sums = np.sum(for_blocks(decode, n_blocks), axis=0)
         starts, lists = self._by_feature(fired)
-        seen_norm, g_norm = float(np.linalg.norm(screen.row_norms.astype(np.float64))), float(scale * np.sqrt(sums[0]))
-        bound = max(np.sqrt(sums[2]) * g_norm, np.sqrt(sums[3]) * max(seen_norm, np.sqrt(len(x))), g_norm * np.sqrt(len(x)))
-        overflow = float(screen.row_norms.max()) * float(norms.max())
-        squared_error, mean_l1 = sums[0] / len(x), sums[1] / len(x)
+        bound = gradient_bound(sums[2:], float(scale * np.sqrt(sums[0])), screen.row_norms, norms, l1_scale, self.objective)
+        if weights.b_enc.isnan().any():  # such a feature is compared with, and never found
+            bound = float("nan")
         total: np.ndarray = g_sum.astype(np.float64).sum(axis=0)
-        return Entries(starts, lists, seen.numpy(), g, total, squared_error, mean_l1, float(bound + overflow))
+        return Entries(starts, lists, seen.numpy(), g, total, float(sums[0] / len(x)), float(sums[1] / len(x)), bound)
 
     def _screen(self, weights: Weights, seen: np.ndarray, screen: Screen) -> None:
         """All blocks' active entries, group by group of rows and tile by tile of features."""

@@ -1,7 +1,7 @@
 """Compiled work on several threads: the same blocks whatever the number of threads, taken from a queue as threads get free."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -17,7 +17,8 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
 
 def for_blocks(work: Callable[[int], T], n_blocks: int) -> list[T]:
     """`[work(0), ..., work(n_blocks - 1)]`, computed by as many threads as torch uses. `work` must release the interpreter's
-    lock to gain anything, and blocks must not write to the same place."""
+    lock to gain anything, and blocks must not write to the same place. Where it fails, the error is raised when no thread is at
+    work any more: what they write to belongs to the caller."""
     n_threads = min(torch.get_num_threads(), n_blocks)
     if n_threads <= 1:
         return [work(block) for block in range(n_blocks)]
@@ -28,7 +29,10 @@ def for_blocks(work: Callable[[int], T], n_blocks: int) -> list[T]:
 
     pool = _pool(n_threads - 1)
     others = [pool.submit(take) for _ in range(n_threads - 1)]
-    done = take()
+    try:
+        done = take()
+    finally:
+        wait(others)
     for other in others:
         done += other.result()
     return [result for _, result in sorted(done, key=lambda pair: pair[0])]

@@ -92,10 +92,11 @@ class CpuUpdate:
         return self.rule.unit_norm, self.rule.renormalise == "before", self.objective.weighted_l1
 
     def _next_adam(self, learning_rate: float) -> tuple[np.float32, ...]:
-        """Counts the update; (β₁, β₂, step length, 1/√(1 − β₂ᵗ), ε) for it."""
+        """Counts the update; (β₁, 1 − β₁, β₂, 1 − β₂, step length, 1/√(1 − β₂ᵗ), ε) for it."""
         self.state.n_updates += 1
         (beta1, beta2), t = self.rule.betas, self.state.n_updates
-        values = (beta1, beta2, learning_rate / (1 - beta1**t), (1 - beta2**t) ** -0.5, self.rule.eps)
+        rates = (beta1, 1 - beta1, beta2, 1 - beta2)
+        values = (*rates, learning_rate / (1 - beta1**t), (1 - beta2**t) ** -0.5, self.rule.eps)
         return tuple(map(np.float32, values))
 
     def _tensors(self) -> tuple[tuple[np.ndarray, ...], ...]:

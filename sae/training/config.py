@@ -27,6 +27,8 @@ class TrainConfig:
     """Find λ so that this many features are active on a row at the end, in place of `l1`; see `sae.training.sparsity`."""
     control_until: float = 0.8
     """Fraction of the run after which the λ found for `target_l0` is held."""
+    engine: Literal["auto", "dense"] = "auto"
+    """`auto`: the fastest that the device has. `dense`: plain torch, the reference for the others."""
     log_every: int = 50
     """Steps between two records."""
     ultralow: float = 1e-5

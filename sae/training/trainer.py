@@ -48,7 +48,7 @@ class Trainer:
         self.l1 = config.summed_l1(d_mlp)
         weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._generator(0))
         self.state = State.start(weights)
-        self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule)
+        self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule, config.engine)
         self.window, self.density = Firings(config.n_features, device), Firings(config.n_features, device)
         self.history: list[Tensor] = []
         """Rows on which each feature fired, one int64 [feature] a density window."""
@@ -146,6 +146,7 @@ class Trainer:
 
     def numbers(self) -> dict[str, Any]:
         """Everything else that they depend on, as JSON keeps it."""
+        self.engine.settle()
         controller = self.controller
         return {
             "n_done": self.n_done,

@@ -13,7 +13,7 @@ from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictiona
 from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
-from tests.kernels.test_step import problem
+from tests.support.problems import problem
 
 
 def saved(path):

@@ -8,7 +8,7 @@ from sae.kernels.gradients import Weights
 from sae.training.optimizer import ConstrainedAdam
 from sae.training.resampling import ENCODER_SCALE, draw_inputs, resample, row_losses
 from sae.training.trainer import TrainConfig, Trainer
-from tests.kernels.test_step import problem
+from tests.support.problems import problem
 
 
 def generator():

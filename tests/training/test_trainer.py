@@ -13,8 +13,8 @@ from sae.training.observers import History
 from sae.training.optimizer import ConstrainedAdam, remove_parallel
 from sae.training.schedule import Schedule
 from sae.training.trainer import TrainConfig, Trainer, input_scale
-from tests.kernels.test_step import problem
 from tests.support import numpy_reference
+from tests.support.problems import problem
 
 
 def config(**changes):

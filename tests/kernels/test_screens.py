@@ -1,0 +1,182 @@
+"""Each screen against the evaluation that it must not contradict: `keep_active` on every entry, where it is barely positive."""
+
+import numpy as np
+import pytest
+import torch
+
+from sae.kernels import native_rows, screens
+from sae.kernels.gradients import Weights
+from sae.kernels.screens import Bfloat16Screen, Float32Screen, SparseRowsScreen
+from sae.kernels.sparse_cpu import BLOCK_ROWS
+from tests.support.problems import problem
+
+SCREENS = [Float32Screen, Bfloat16Screen, SparseRowsScreen]
+SCALES = [1e-3, 1.0, 1e3]
+
+
+def evaluated(weights, seen):
+    """What the step computes for every entry: ReLU(W_enc x̄ + b_enc) [row, feature], in float32 and in its order."""
+    n_rows, n_features = len(seen), len(weights.b_enc)
+    found = np.tile(np.arange(n_features, dtype=np.int32), n_rows)
+    ends = np.arange(0, found.size + 1, n_features)[None].copy()
+    f, out = np.empty(found.size, np.float32), np.zeros((n_rows, n_features), np.float32)
+    native_rows.keep_active(seen.numpy(), weights.W_enc.numpy(), weights.b_enc.numpy(), 0, found, ends, f)
+    for row in range(n_rows):
+        entries = slice(ends[0, row], ends[0, row + 1])
+        out[row, found[entries]] = f[entries]
+    return out
+
+
+def products(weights, seen):
+    """Σ x̄ w as `keep_active` sums it: the positive ones, and the negative ones with the sign of W_enc turned."""
+    zero = torch.zeros_like(weights.b_enc)
+    return evaluated(weights._replace(b_enc=zero), seen) - evaluated(Weights(-weights.W_enc, zero, *weights[2:]), seen)
+
+
+def barely(weights, seen, rows=None):
+    """`weights` with b_enc such that feature i is positive by the smallest amount on row `rows[i]` (row i unless told)."""
+    features = np.arange(len(weights.b_enc))
+    chosen = products(weights, seen)[features if rows is None else rows, features]
+    return weights._replace(b_enc=torch.from_numpy(np.nextafter(-chosen, np.float32(np.inf))))
+
+
+def candidates(kind, weights, x, *, tied):
+    """What a screen lets through, bool [row, feature]; every group of rows, block and tile as the step goes through them."""
+    screen = kind(len(weights.b_enc))
+    seen = x - weights.b_dec if tied else x
+    norms, bits = weights.W_enc.norm(dim=1).numpy(), weights.W_enc.bfloat16().view(torch.uint16).numpy()
+    screen.prepare(weights, x, seen, norms, bits)
+    out = torch.zeros(len(x), len(weights.b_enc), dtype=torch.bool)
+    for start in range(0, len(x), min(screen.group_rows, len(x))):
+        group = slice(start, min(start + screen.group_rows, len(x)))
+        for tile in range(len(screen.tiles)):
+            screen.multiply(group, tile)
+            for first in range(group.start, group.stop, BLOCK_ROWS):
+                rows = slice(first, min(first + BLOCK_ROWS, group.stop))
+                found, ends = np.empty(1 << 20, np.int32), np.zeros(rows.stop - rows.start + 1, np.int64)
+                assert screen.scan(rows, first - start, tile, found, ends) == ends[-1]
+                owner = np.repeat(np.arange(rows.start, rows.stop), np.diff(ends))
+                out[owner, found[: ends[-1]]] = True
+    return out.numpy()
+
+
+def mostly_zeros(x, fraction=0.1):
+    """`x` with all but a fraction of its entries zero, as after a ReLU."""
+    return x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(9)) < fraction)
+
+
+@pytest.mark.parametrize("kind", SCREENS)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_active_entry_is_missed(kind, tied, scale, seed, monkeypatch):
+    """One row a feature barely positive, the others as they come; d_mlp and widths are no multiples of anything. Rows grow by
+    ten thousand from first to last, so that another row's bound would not do."""
+    monkeypatch.setattr(kind, "tile_features", 101)
+    weights, x = problem(n_rows=250, n_features=235, d_mlp=93, seed=seed)
+    x = (mostly_zeros(x) if seed == 2 else x) * torch.logspace(-2, 2, 250)[:, None] * scale
+    weights = weights._replace(b_dec=weights.b_dec * scale)
+    seen = x - weights.b_dec if tied else x
+    weights = barely(weights, seen)
+    active = evaluated(weights, seen) > 0
+    assert active[np.arange(235), np.arange(235)].all(), "the problem is not the one meant"
+    assert not (active & ~candidates(kind, weights, x, tied=tied)).any()
+
+
+@pytest.mark.parametrize("kind", SCREENS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_what_is_surely_inactive_is_let_out(kind, scale):
+    """Nothing further below zero than twice the bound is a candidate; otherwise a screen could pass by letting all through."""
+    weights, x = problem(n_rows=200, n_features=130, d_mlp=512)
+    weights, x = weights._replace(b_dec=weights.b_dec * scale, b_enc=weights.b_enc * scale), mostly_zeros(x) * scale
+    pre = (x - weights.b_dec).double() @ weights.W_enc.double().T + weights.b_enc.double()
+    width = (x - weights.b_dec).norm(dim=1)[:, None] * weights.W_enc.norm(dim=1)
+    relative = 0.03 if kind is Bfloat16Screen else 1e-3
+    below = (pre < -relative * width).numpy()
+    assert below.mean() > 0.2
+    assert not (below & candidates(kind, weights, x, tied=True)).any()
+
+
+def test_bfloat16_in_the_worst_case():
+    """Both inputs and the result are rounded down as far as they can be: just below halfway, and 514 of them to 512."""
+    n = 514
+    w = torch.full((70, n), 1 + screens.BFLOAT16 * 0.999)  # as many as fill a group of features that are scanned at once
+    exact, rounded = w.double() @ w.double().T, torch.mm(w.bfloat16(), w.bfloat16().T)
+    assert (rounded < exact * (1 - 2.9 * screens.BFLOAT16)).all()
+    weights = barely(Weights(w, torch.zeros(70), w, torch.zeros(n)), w)
+    assert (evaluated(weights, w) > 0).all()
+    assert candidates(Bfloat16Screen, weights, w.clone(), tied=False).all()
+
+
+@pytest.mark.parametrize("kind", SCREENS)
+def test_accumulation_in_the_worst_case(kind):
+    """One product of 2²⁴ swallows every 1 that is added to it alone: each order of summation loses others of them. Rows are
+    rotations, so the great one goes to every place of a register and of a block."""
+    n = 256
+    x = torch.ones(n, n)
+    x.fill_diagonal_(2.0**12)
+    W_enc = torch.ones(64, n) * 1.0
+    W_enc[:, ::4] = 2.0**12
+    W_enc[:, 1::4] = -1.0
+    weights = Weights(W_enc, torch.zeros(64), W_enc, torch.zeros(n))
+    for shift in range(0, n, 64):
+        weights = barely(weights, x, rows=np.arange(64) + shift)
+        assert not ((evaluated(weights, x) > 0) & ~candidates(kind, weights, x, tied=False)).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sparse_rows_where_the_bias_cancels_x(seed):
+    """x and b_dec nearly equal: x·w and b_dec·w are rounded at their own size, a million times that of what is left."""
+    weights, x = problem(n_rows=150, n_features=150, d_mlp=24, seed=seed)
+    b_dec = mostly_zeros(weights.b_dec[None], 0.5)[0] * 1e3
+    x = b_dec * (1 + 1e-6 * x)
+    weights = barely(weights._replace(b_dec=b_dec), x - b_dec)
+    active = evaluated(weights, x - b_dec) > 0
+    assert active.any()
+    assert not (active & ~candidates(SparseRowsScreen, weights, x, tied=True)).any()
+
+
+@pytest.mark.parametrize("kind", SCREENS)
+@pytest.mark.parametrize("scale", [1e-24, 1e-30])
+def test_rows_whose_squares_underflow(kind, scale):
+    """‖x‖ in float32 is then 0, and a bound that is a multiple of it with it."""
+    weights, x = problem(n_rows=200, n_features=200, d_mlp=93)
+    x, weights = x * scale, weights._replace(b_dec=weights.b_dec * scale)
+    weights = barely(weights._replace(W_enc=weights.W_enc * 1e12), x - weights.b_dec)
+    active = evaluated(weights, x - weights.b_dec) > 0
+    assert active.any()
+    assert not (active & ~candidates(kind, weights, x, tied=True)).any()
+
+
+@pytest.mark.parametrize("kind", SCREENS)
+def test_encoders_whose_squares_underflow(kind):
+    weights, x = problem(n_rows=200, n_features=200, d_mlp=93)
+    weights = barely(weights._replace(W_enc=weights.W_enc * 1e-24), x * 1e12 - weights.b_dec)
+    active = evaluated(weights, x * 1e12 - weights.b_dec) > 0
+    assert active.any()
+    assert not (active & ~candidates(kind, weights, x * 1e12, tied=True)).any()
+
+
+def test_a_short_buffer_is_refused_before_anything_is_lost():
+    """−1 and nothing else; with room for one more row's width it goes on."""
+    weights, x = problem(n_rows=3, n_features=40)
+    weights = weights._replace(b_enc=weights.b_enc + 1000)
+    for kind in SCREENS:
+        screen = kind(40)
+        screen.prepare(weights, x, x, weights.W_enc.norm(dim=1).numpy(), weights.W_enc.bfloat16().view(torch.uint16).numpy())
+        screen.multiply(slice(0, 3), 0)
+        ends = np.zeros(4, np.int64)
+        assert screen.scan(slice(0, 3), 0, 0, np.empty(119, np.int32), ends) == -1
+        assert screen.scan(slice(0, 3), 0, 0, np.empty(120, np.int32), ends) == 120
+        assert ends.tolist() == [0, 40, 80, 120]
+
+
+@pytest.mark.parametrize("n_nonzero", range(10))
+def test_places_of_nonzero_entries(n_nonzero):
+    """Numbers that are no multiple of four, too: the sparse product takes four at once."""
+    x = torch.zeros(300, 12)
+    x[:, torch.randperm(12, generator=torch.Generator().manual_seed(n_nonzero))[:n_nonzero]] = 2.0
+    places, counts = screens.nonzero_places(x.numpy())
+    assert (counts == n_nonzero).all()
+    for row in range(300):
+        assert places[row, :n_nonzero].tolist() == torch.nonzero(x[row])[:, 0].tolist()
