@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro test test-slow check lint types deps bench bench-density bench-width setup clean
+.PHONY: repro test test-slow test-triton check lint types deps bench bench-density bench-width setup clean
 
 repro: setup
 	dvc repro
@@ -14,6 +14,15 @@ test: setup
 
 test-slow: setup
 	python -m pytest -m slow
+
+# The GPU's kernels in Triton's interpreter. Beside the environment, so that nothing else imports it; on a GPU torch brings its own.
+TRITON := triton==3.7.1
+test-triton: setup $(VENV)/triton/installed
+	PYTHONPATH=$(VENV)/triton python -m pytest -n 2 tests/kernels -k "triton or cuda"
+
+$(VENV)/triton/installed: pyproject.toml
+	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/triton $(TRITON)
+	touch $@
 
 check: lint types test
 
