@@ -4,14 +4,17 @@ A feature's gradient is summed over its rows in their order and used at once, so
 does all of one feature: the same bits at any number of threads.
 """
 
+from typing import no_type_check
+
 import numba
 import numpy as np
 
 from sae.kernels.native_rows import COMPILED
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def adam_row(weight, gradient, first, second, beta1, beta2, step, root, eps):  # type: ignore[no-untyped-def]
+def adam_row(weight, gradient, first, second, beta1, beta2, step, root, eps):
     """One Adam update of a row, in place; returns the row's new squared norm."""
     squared = np.float32(0)
     for d in range(weight.shape[0]):
@@ -25,8 +28,9 @@ def adam_row(weight, gradient, first, second, beta1, beta2, step, root, eps):  #
     return squared
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def normalise(row, squared):  # type: ignore[no-untyped-def]
+def normalise(row, squared):
     """Scale `row`, of squared norm `squared`, to length 1; a row of zeros stays."""
     if squared > 0:
         inverse = np.float32(1) / np.sqrt(squared)
@@ -34,16 +38,18 @@ def normalise(row, squared):  # type: ignore[no-untyped-def]
             row[d] *= inverse
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def squared_norm(row):  # type: ignore[no-untyped-def]
+def squared_norm(row):
     total = np.float32(0)
     for d in range(row.shape[0]):
         total += row[d] * row[d]
     return total
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def gather_gradient(j, starts, rows, f, d_pre, g, seen, W_dec, weighted, l1_scale, grad_enc, grad_dec):  # type: ignore[no-untyped-def]
+def gather_gradient(j, starts, rows, f, d_pre, g, seen, W_dec, weighted, l1_scale, grad_enc, grad_dec):
     """∂W_enc[j] and ∂W_dec[j] into the two buffers; returns ∂b_enc[j]."""
     width = g.shape[1]
     grad_enc[:] = 0
@@ -65,8 +71,9 @@ def gather_gradient(j, starts, rows, f, d_pre, g, seen, W_dec, weighted, l1_scal
     return grad_b
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def apply_gradient(j, grad_enc, grad_b, grad_dec, weights, first, second, adam, unit_norm, before):  # type: ignore[no-untyped-def]
+def apply_gradient(j, grad_enc, grad_b, grad_dec, weights, first, second, adam, unit_norm, before):
     """Projection, Adam and normalisation of feature `j`; changes `grad_dec`. Returns the new ‖W_enc[j]‖."""
     W_enc, b_enc, W_dec = weights
     beta1, beta2, step, root, eps = adam
@@ -90,8 +97,9 @@ def apply_gradient(j, grad_enc, grad_b, grad_dec, weights, first, second, adam, 
     return np.sqrt(adam_row(W_enc[j], grad_enc, first[0][j], second[0][j], beta1, beta2, step, root, eps))
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def to_bfloat16(row, out):  # type: ignore[no-untyped-def]
+def to_bfloat16(row, out):
     """Round a finite float32 row to the bits of bfloat16, to nearest even."""
     for d in range(row.shape[0]):
         bits = np.float32(row[d]).view(np.uint32)
@@ -99,8 +107,9 @@ def to_bfloat16(row, out):  # type: ignore[no-untyped-def]
         out[d] = np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def update_features(  # type: ignore[no-untyped-def]
+def update_features(
     first_feature, end_feature, starts, lists, g, seen, weights, first, second, adam, flags, l1_scale, norms, bits, to_b_dec
 ):
     """Gradients and update of a block of features in one go. `to_b_dec` becomes Σ_j ∂b_enc[j] W_enc[j] (before the update),
@@ -124,8 +133,9 @@ def update_features(  # type: ignore[no-untyped-def]
     return total
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def gather_features(  # type: ignore[no-untyped-def]
+def gather_features(
     first_feature, end_feature, starts, lists, g, seen, weights, weighted, l1_scale, grad_enc, grad_b, grad_dec, to_b_dec
 ):
     """As `update_features`, but the gradients are written out and nothing is updated: for clipping, and for tests."""
@@ -141,8 +151,9 @@ def gather_features(  # type: ignore[no-untyped-def]
     return total
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def apply_features(  # type: ignore[no-untyped-def]
+def apply_features(
     first_feature, end_feature, factor, grad_enc, grad_b, grad_dec, weights, first, second, adam, flags, norms, bits
 ):
     """Update a block of features from gradients that lie in memory, each multiplied by `factor` first (in place)."""

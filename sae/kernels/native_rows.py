@@ -4,7 +4,7 @@ Every function works on one block of rows and is called from several threads at 
 in an order that the block fixes, so results do not depend on the number of threads. NaN keeps its meaning (`FAST_MATH`).
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -21,8 +21,9 @@ AT_ONCE = 32
 """Entries compared together; only where one of them may be active are they looked at one by one."""
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def scan_bfloat16(tile, threshold, band, relative, norms, first_row, feature_0, found, ends):  # type: ignore[no-untyped-def]
+def scan_bfloat16(tile, threshold, band, relative, norms, first_row, feature_0, found, ends):
     """Append to `found` the features of `tile` (uint16 [row, feature], the bits of bfloat16 products) that may be active: those
     with product + relative |product| + band ‖x‖ > threshold. `ends[r + 1]` is the count after row r. Returns −1 where `found` may
     be too short (nothing is lost: call again with a longer one)."""
@@ -55,8 +56,9 @@ def scan_bfloat16(tile, threshold, band, relative, norms, first_row, feature_0, 
     return n
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def scan_row(row, threshold, band, norm, feature_0, found, n):  # type: ignore[no-untyped-def]
+def scan_row(row, threshold, band, norm, feature_0, found, n):
     """The features of one row of float32 products with product + band ‖x‖ > threshold, appended to `found` from entry `n` on."""
     width = row.shape[0]
     for start in range(0, width - width % AT_ONCE, AT_ONCE):
@@ -77,8 +79,9 @@ def scan_row(row, threshold, band, norm, feature_0, found, n):  # type: ignore[n
     return n
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def scan_float32(tile, threshold, band, norms, first_row, feature_0, found, ends):  # type: ignore[no-untyped-def]
+def scan_float32(tile, threshold, band, norms, first_row, feature_0, found, ends):
     """As `scan_bfloat16`, of float32 products."""
     n = ends[0]
     for r in range(tile.shape[0]):
@@ -89,8 +92,9 @@ def scan_float32(tile, threshold, band, norms, first_row, feature_0, found, ends
     return n
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def list_nonzero(x, first_row, n_rows, places, n_nonzero):  # type: ignore[no-untyped-def]
+def list_nonzero(x, first_row, n_rows, places, n_nonzero):
     """For each row of `x`, the positions of its nonzero entries into `places` [row, d_mlp] and their number."""
     for r in range(first_row, first_row + n_rows):
         n = 0
@@ -101,10 +105,9 @@ def list_nonzero(x, first_row, n_rows, places, n_nonzero):  # type: ignore[no-un
         n_nonzero[r] = n
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def scan_sparse_rows(  # type: ignore[no-untyped-def]
-    x, places, n_nonzero, W_enc_T, threshold, band, norms, first_row, n_rows, feature_0, found, ends
-):
+def scan_sparse_rows(x, places, n_nonzero, W_enc_T, threshold, band, norms, first_row, n_rows, feature_0, found, ends):
     """As `scan_float32`, with the products x W_encᵀ computed here from the nonzero entries of x alone.
 
     `W_enc_T` is [d_mlp, feature], of this tile's features. Four nonzero entries are added in one pass over the tile, so that a
@@ -133,8 +136,9 @@ def scan_sparse_rows(  # type: ignore[no-untyped-def]
     return n
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def keep_active(seen, W_enc, b_enc, first_row, found, ends, f):  # type: ignore[no-untyped-def]
+def keep_active(seen, W_enc, b_enc, first_row, found, ends, f):
     """Evaluate the candidates in float32 and keep, in place, those with f > 0: `found`, `ends` [tile, row + 1] and `f`."""
     n_tiles, n_rows = ends.shape[0], ends.shape[1] - 1
     kept = 0
@@ -160,8 +164,9 @@ def keep_active(seen, W_enc, b_enc, first_row, found, ends, f):  # type: ignore[
     return kept
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, found, ends, f, g, d_out, g_sum, fired):  # type: ignore[no-untyped-def]
+def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, found, ends, f, g, d_out, g_sum, fired):
     """From the active entries: g = scale (x̂ − x) [row, d_mlp], d = g W_decᵀ + l1_scale · cost, the sum of g over the block's
     rows, firings per feature; returns Σ (x̂ − x)², Σ cost · f, Σ f² and Σ d² over the block, float64."""
     n_tiles, n_rows, width = ends.shape[0], ends.shape[1] - 1, x.shape[1]
@@ -199,8 +204,9 @@ def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, found, ends, 
     return squared_error, l1, f_squared, d_squared
 
 
+@no_type_check
 @numba.njit(**COMPILED)
-def place_by_feature(found, ends, f, d, first_row, position, rows, f_sorted, d_sorted):  # type: ignore[no-untyped-def]
+def place_by_feature(found, ends, f, d, first_row, position, rows, f_sorted, d_sorted):
     """Copy a block's entries to their places in the lists by feature; `position` [feature] is where each goes on."""
     for r in range(ends.shape[1] - 1):
         for tile in range(ends.shape[0]):
