@@ -11,7 +11,7 @@ import numpy as np
 from sae.errors import ConfigError
 from sae.progress import ProgressBar
 
-CLOCKED = ("rows_per_second", "seconds")
+CLOCKED = ("rows_per_second", "fraction_of_roofline", "seconds")
 """Values that depend on the machine's speed: in the logs, never in an artefact."""
 
 
