@@ -60,7 +60,7 @@ def test_dead_are_those_silent_over_the_window_before():
 
 
 def fires_only_early(**changes):
-    """Two features aligned with directions 0 and 1; direction 0 is there in the first 6 of 20 steps, but for one row of step 8."""
+    """Two features aligned with directions 0 and 1; 0 is there in the first 6 of 20 steps, and in one row of step 8."""
     history, x = History(), torch.zeros(20, 8, 4)
     x[:6, :, 0] = x[6:, :, 1] = 1.0
     x[8, 0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
