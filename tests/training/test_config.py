@@ -52,9 +52,9 @@ def test_a_section_is_read_strictly():
     section = {"recipe": "april2024", "l1": "3e0", "resample_at": [0.5], "betas": [0.9, 0.99], "n_steps": 10}
     config = read_section({"train": section}, "train", TrainConfig)
     assert config == TrainConfig(recipe="april2024", l1=3.0, resample_at=(0.5,), betas=(0.9, 0.99), n_steps=10)
-    with pytest.raises(ConfigError, match="'train.learning_rat' is not a parameter; did you mean 'learning_rate'"):
+    with pytest.raises(ConfigError, match=r"'train.learning_rat' is not a parameter; did you mean 'learning_rate'"):
         read_section({"train": {"learning_rat": 1}}, "train", TrainConfig)
-    with pytest.raises(ConfigError, match="'train.renormalise' = 'sometimes'"):
+    with pytest.raises(ConfigError, match=r"'train.renormalise' = 'sometimes'"):
         read_section({"train": {"renormalise": "sometimes"}}, "train", TrainConfig)
     with pytest.raises(ConfigError, match="train: 'n_steps' = 0: must be at least 1"):
         read_section({"train": {"n_steps": 0}}, "train", TrainConfig)
@@ -70,7 +70,7 @@ def test_an_unknown_recipe_is_told_those_that_there_are():
 
 
 def test_lambda_or_a_target():
-    with pytest.raises(ConfigError, match="'l1' = 2.0 and 'target_l0' = 20.0: give one of them"):
+    with pytest.raises(ConfigError, match=r"'l1' = 2.0 and 'target_l0' = 20.0: give one of them"):
         TrainConfig(l1=2.0, target_l0=20.0)
     for target in (0.0, -3.0, 16.0, float("nan")):
         with pytest.raises(ConfigError, match="target_l0"):
