@@ -229,11 +229,13 @@ def _sized(rows: Any, steps: int | None, batch_size: int | None) -> tuple[Any, i
     """`rows` (an iterator with its first batch put back), and the steps and batch size that fit them where none are given."""
     if isinstance(rows, Tensor) or hasattr(rows, "batches"):
         n_rows = len(rows) if hasattr(rows, "__len__") else 0
-        batch_size = batch_size or (min(8192, n_rows) if n_rows else 8192)
-        return rows, steps or max(FEWEST_STEPS, n_rows // batch_size), batch_size
+        if batch_size is None:
+            batch_size = min(8192, n_rows) if n_rows else 8192
+        return rows, max(FEWEST_STEPS, n_rows // max(1, batch_size)) if steps is None else steps, batch_size
     batches = iter(rows)
     try:
         first = next(batches)
     except StopIteration:
         raise ConfigError("the iterator has no batches") from None
-    return chain([first], batches), steps or FEWEST_STEPS, batch_size or len(first)
+    n_steps, n_rows = FEWEST_STEPS if steps is None else steps, len(first) if batch_size is None else batch_size
+    return chain([first], batches), n_steps, n_rows

@@ -56,6 +56,27 @@ def copied(weights):
     return Weights(*(weight.clone() for weight in weights))
 
 
+class Watcher:
+    """An observer that calls `at(n)` after n steps in this process, and keeps nothing."""
+
+    def __init__(self, at):
+        self.at, self.n_steps = at, 0
+
+    def record(self, step, values): ...
+
+    def event(self, step, name, values): ...
+
+    def advance(self, n_steps):
+        self.n_steps += n_steps
+        self.at(self.n_steps)
+
+    def close(self): ...
+
+    def state(self): ...
+
+    def restore(self, state): ...
+
+
 def assert_same_bits(a, b):
     """Two results of `fit` are one: dictionary, records, firings."""
     for name, value in a.dictionary.state_dict().items():
