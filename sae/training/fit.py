@@ -181,7 +181,8 @@ def _run(
             if saved is not None and time.monotonic() - last >= every:
                 _save(saved, trainers, feed.position)
                 last = time.monotonic()
-            going = [trainer for trainer in trainers if trainer.n_done < trainer.config.n_steps]
+            # one may be a step ahead of the feed: it took the batch that another was refused, before that checkpoint
+            going = [trainer for trainer in trainers if trainer.n_done == feed.position < trainer.config.n_steps]
             draws = [(trainer, trainer.draw(others)) for trainer in going if trainer.resamples_now()]
             for trainer, drawn in draws:  # only now, when all draws are made: a stop before this changes nothing
                 trainer.resample(drawn)
@@ -204,7 +205,7 @@ def _step(trainer: Trainer, batch: Tensor, saved: Checkpoints | None, trainers: 
         if saved is None:
             raise
         kept = save_refused_batch(saved.folder, trainer.n_done, batch)
-        if len(trainers) == 1 and trainer.device.type == "cpu":  # else some states are a step further than others
+        if trainer.device.type == "cpu":  # elsewhere it is noticed when steps have been taken since
             _save(saved, trainers, trainer.n_done)
         raise NumericsError(f"{error}; the batch is in {kept}, the last good state beside it") from None
 
