@@ -217,6 +217,16 @@ def test_the_engine_knows_of_the_new_weights():
     assert torch.equal(trainer.window.n_fired - before, exact)
 
 
+def test_a_row_that_is_not_finite_is_never_drawn():
+    """Nor does it keep the others from being drawn. (Where training meets it, it is refused.)"""
+    weights, x = problem(n_rows=6)
+    for row, value in ((0, float("nan")), (3, float("inf"))):
+        x[row, 2] = value
+    drawn = draw_inputs(weights, [x[:3], x[3:]], 1000, 0.5, Objective(), generator())
+    assert torch.isfinite(drawn).all()
+    assert len(drawn.unique(dim=0)) == 4
+
+
 def test_all_features_dead():
     before, state, *_ = resampled(list(range(10)))
     norm = before.W_enc.norm(dim=1).mean()
