@@ -71,8 +71,7 @@ class Checkpoints:
         """The newest whole one; None where there is none. A damaged one is passed over, told on stderr, and removed.
 
         Raises `ConfigError` where the newest belongs to another run, or with `discard_foreign` removes them all and says so."""
-        for partial in self.folder.glob("*.partial"):
-            partial.unlink(missing_ok=True)
+        self._sweep()
         for step in self._steps():
             try:
                 return self._read(step)
@@ -84,9 +83,15 @@ class Checkpoints:
                 if not discard_foreign:
                     raise
                 print(f"starting afresh: {error}", file=sys.stderr)
-                clear_checkpoints(self.folder)
+                _remove_all(self.folder)  # not the lock: it may be held
                 break
         return None
+
+    def _sweep(self) -> None:
+        """Remove what a kill left of checkpoints: files begun, and tensors without their record."""
+        for left in [*self.folder.glob("*.partial"), *self.folder.glob("step-*.safetensors")]:
+            if left.suffix == ".partial" or not left.with_suffix(".json").exists():
+                left.unlink(missing_ok=True)
 
     def _steps(self) -> list[int]:
         """Steps of the records there, newest first."""
@@ -102,7 +107,7 @@ class Checkpoints:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             stated = record.pop("digest")
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _DamagedError(f"its record cannot be read: {error}") from None
         if stated != _digest(record):
             raise _DamagedError("its record is not what was written")
@@ -126,12 +131,16 @@ class Checkpoints:
 
 def clear_checkpoints(folder: Path) -> None:
     """Remove all checkpoints in `folder`, and the folder if nothing else is in it."""
-    for pattern in ("step-*.json", "step-*.safetensors", "*.partial"):  # records first: without them tensors are nothing
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    _remove_all(folder)
     if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}:
         (folder / ".lock").unlink(missing_ok=True)
         folder.rmdir()
+
+
+def _remove_all(folder: Path) -> None:
+    for pattern in ("step-*.json", "step-*.safetensors", "*.partial"):  # records first: without them tensors are nothing
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 class _DamagedError(Exception):

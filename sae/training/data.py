@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,8 +64,8 @@ class TensorRows:
             order = order[n_rows:]
 
     def _order(self, seed: int, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-        return torch.randperm(len(self), generator=generator)
+        # numpy's: a torch generator keeps 32 bits of its seed, to which seeds that are 2**32 apart are one
+        return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self)))
 
 
 class Feed:
@@ -105,8 +106,6 @@ class IteratorFeed:
         self._source, self._ahead = iter(batches), deque[Tensor]()
         self.position = 0
         self._first = self._peek(1)[0]
-        if self._first.ndim != 2 or not self._first.is_floating_point():
-            raise ConfigError(f"batches must be floating-point tensors [row, d_mlp], not {tuple(self._first.shape)}")
         self.batch_size = len(self._first)
         ahead = self._peek(SCALE_BATCHES, short=True) if start == 0 else []
         self._mean_square = mean_square(ahead)
@@ -136,7 +135,7 @@ class IteratorFeed:
     def _peek(self, n_batches: int, *, short: bool = False) -> list[Tensor]:
         while len(self._ahead) < n_batches:
             try:
-                self._ahead.append(next(self._source).float())
+                self._ahead.append(_checked(next(self._source)))
             except StopIteration:
                 if short and self._ahead:
                     break
@@ -145,6 +144,14 @@ class IteratorFeed:
                     "give it more batches, or train for fewer steps"
                 ) from None
         return list(islice(self._ahead, n_batches))
+
+
+def _checked(batch: Any) -> Rows:
+    """A batch of an iterator in float32. Raises `ConfigError` where it is none."""
+    if not isinstance(batch, Tensor) or batch.ndim != 2 or not batch.is_floating_point():
+        what = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
+        raise ConfigError(f"batches must be floating-point tensors [row, d_mlp], not {what}")
+    return batch.float()
 
 
 def mean_square(batches: Iterable[Tensor]) -> float:

@@ -182,7 +182,8 @@ def _run(
             if saved is not None and time.monotonic() - last >= every:
                 _save(saved, trainers, feed.position)
                 last = time.monotonic()
-            going = [trainer for trainer in trainers if trainer.n_done < trainer.config.n_steps]
+            # one may be a step ahead of the feed: it took the batch that another was refused, before that checkpoint
+            going = [trainer for trainer in trainers if trainer.n_done == feed.position < trainer.config.n_steps]
             draws = [(trainer, trainer.draw(others)) for trainer in going if trainer.resamples_now()]
             for trainer, drawn in draws:  # only now, when all draws are made: a stop before this changes nothing
                 trainer.resample(drawn)
@@ -205,7 +206,7 @@ def _step(trainer: Trainer, batch: Tensor, saved: Checkpoints | None, trainers: 
         if saved is None:
             raise
         kept = save_refused_batch(saved.folder, trainer.n_done, batch)
-        if len(trainers) == 1 and trainer.device.type == "cpu":  # else some states are a step further than others
+        if trainer.device.type == "cpu":  # elsewhere it is noticed when steps have been taken since
             _save(saved, trainers, trainer.n_done)
         raise NumericsError(f"{error}; the batch is in {kept}, the last good state beside it") from None
 
@@ -230,11 +231,13 @@ def _sized(rows: Any, steps: int | None, batch_size: int | None) -> tuple[Any, i
     """`rows` (an iterator with its first batch put back), and the steps and batch size that fit them where none are given."""
     if isinstance(rows, Tensor) or hasattr(rows, "batches"):
         n_rows = len(rows) if hasattr(rows, "__len__") else 0
-        batch_size = batch_size or (min(8192, n_rows) if n_rows else 8192)
-        return rows, steps or max(FEWEST_STEPS, n_rows // batch_size), batch_size
+        if batch_size is None:
+            batch_size = min(8192, n_rows) if n_rows else 8192
+        return rows, max(FEWEST_STEPS, n_rows // max(1, batch_size)) if steps is None else steps, batch_size
     batches = iter(rows)
     try:
         first = next(batches)
     except StopIteration:
         raise ConfigError("the iterator has no batches") from None
-    return chain([first], batches), steps or FEWEST_STEPS, batch_size or len(first)
+    n_steps, n_rows = FEWEST_STEPS if steps is None else steps, len(first) if batch_size is None else batch_size
+    return chain([first], batches), n_steps, n_rows

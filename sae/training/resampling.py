@@ -49,6 +49,7 @@ def draw_inputs(
     total = 0.0
     for x in batches:
         p = row_losses(weights, x, l1, objective).double().square().cpu()
+        p[~torch.isfinite(p)] = 0.0  # a row that holds NaN is never drawn, and leaves the others their share
         weight = float(p.sum())
         if drawn is None:
             drawn = x[:1].repeat(n_draws, 1)

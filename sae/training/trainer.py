@@ -58,6 +58,7 @@ class Trainer:
             start, end = (round(at * config.n_steps) for at in (self.recipe.l1_warmup, config.control_until))
             self.controller = SparsityController(config.target_l0, start, end)
         self.n_done = 0
+        self._resampled_at: int | None = None  # so that a run that goes on from a refused batch does not do it twice
         self._finite = torch.tensor(True, device=device)
         self._clock: tuple[float, float, int] | None = None  # of the first step here and of the last record, steps done at that
         self._roofline: float | None = None
@@ -72,7 +73,7 @@ class Trainer:
 
     def resamples_now(self) -> bool:
         """Whether dead features are looked for before the next step."""
-        return self.n_done in self.schedule.resample_steps
+        return self.n_done in self.schedule.resample_steps and self.n_done != self._resampled_at
 
     def draw(self, others: Callable[[int], Iterable[Rows]]) -> Draws | None:
         """New inputs for the features that are dead now, drawn from the n batches of `others(n)`; None where none is. Changes
@@ -90,6 +91,7 @@ class Trainer:
         if drawn is not None:
             resample(self.state, self._dead(), drawn, self.recipe)
             self.engine.refresh()
+        self._resampled_at = self.n_done
         values = {"n_resampled": 0 if drawn is None else len(drawn), "n_rows_silent": self.window.n_rows}
         for observer in self.observers:
             observer.event(self.n_done, "resampling", values)
@@ -150,6 +152,7 @@ class Trainer:
         controller = self.controller
         return {
             "n_done": self.n_done,
+            "resampled_at": self._resampled_at,
             "n_updates": self.state.n_updates,
             "scale": self.scale,
             "engine_density": getattr(self.engine, "density", None),
@@ -165,7 +168,7 @@ class Trainer:
         self.window.load(tensors["window.n_fired"], numbers["window_rows"])
         self.density.load(tensors["density.n_fired"], numbers["density_rows"])
         self.history, self.history_rows = list(tensors["history"]), list(numbers["history_rows"])
-        self.n_done, self.scale = numbers["n_done"], numbers["scale"]
+        self.n_done, self.scale, self._resampled_at = numbers["n_done"], numbers["scale"], numbers["resampled_at"]
         if self.controller is not None:
             self.controller.log_factor, self.controller.smoothed = numbers["controller"]
         if numbers["engine_density"] is not None:

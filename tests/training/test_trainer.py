@@ -1,226 +1,173 @@
-"""The trainer against a numpy run of the same recipe, and on inputs where the answer is known."""
-
-import itertools
+"""The trainer against whole runs in float64 numpy, and what it refuses and records."""
 
 import numpy as np
 import pytest
 import torch
 
 from sae.errors import ConfigError, NumericsError
-from sae.kernels.gradients import Weights
-from sae.training.initial import geometric_median, initial_weights
+from sae.training.config import input_scale
 from sae.training.observers import History
-from sae.training.optimizer import ConstrainedAdam, remove_parallel
-from sae.training.schedule import Schedule
-from sae.training.trainer import TrainConfig, Trainer, input_scale
-from tests.support import numpy_reference
-from tests.support.problems import problem
+from tests.support import numpy_training
+from tests.support.toy_training import DEAD, drive, in_float64, toy_config, toy_rows, toy_trainer
+
+MONOSEMANTICITY = {"tied": True, "weighted": False, "unit_norm": True}
+APRIL = {"tied": False, "weighted": True, "unit_norm": False, "max_gradient_norm": 1.0}
+RUNS = {
+    "monosemanticity": (dict(DEAD), MONOSEMANTICITY),
+    "monosemanticity, renormalised before": ({**DEAD, "renormalise": "before"}, {**MONOSEMANTICITY, "renormalise": "before"}),
+    "april2024": ({"recipe": "april2024"}, APRIL),
+}
 
 
-def config(**changes):
-    return TrainConfig(
-        **{
-            "n_features": 24,
-            "batch_size": 40,
-            "n_steps": 12,
-            "learning_rate": 1e-2,
-            "log_every": 4,
-            "resample_inputs": 80,
-            **changes,
-        }
-    )
+def monosemanticity_schedule(step, n_steps, config):
+    """λ and learning rate stay."""
+    return config.l1, config.learning_rate
 
 
-def normal_batches(d_mlp=8, n_rows=40, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield torch.randn(n_rows, d_mlp, generator=generator) + 0.5
+def april_schedule(step, n_steps, config):
+    """λ from 0 to 5 over the first 5 %, the learning rate to 0 over the last 20 %."""
+    return 5 * min(1, (step + 1) / (0.05 * n_steps)), config.learning_rate * min(1, (n_steps - step) / (0.2 * n_steps))
 
 
-def test_whole_run_equals_numpy():
-    """Eight steps of the recipe in float64: gradient, its parallel part removed, Adam, unit norm."""
-    _, x = problem()
-    run = config(n_steps=8, resample_at=())
-    trainer = Trainer(run, itertools.repeat(x))
-    p = [np.asarray(w.double()).copy() for w in trainer.weights]
-    dictionary = trainer.train()
-    adam = numpy_reference.Adam(p, run.betas)
-    for _ in range(8):
-        grads = numpy_reference.gradients(*p, np.asarray(x.double()), run.l1)
-        grads[2] -= (grads[2] * p[2]).sum(1, keepdims=True) * p[2]
-        adam.step(p, grads, run.learning_rate)
-        p[2] /= np.linalg.norm(p[2], axis=1, keepdims=True)
-    for ours, reference in zip((dictionary.W_enc, dictionary.b_enc, dictionary.W_dec, dictionary.b_dec), p, strict=True):
-        np.testing.assert_allclose(ours.numpy(), reference, atol=2e-4)
+def run_both(trainer, feed, reference, schedule, n_steps):
+    """Takes the same steps twice; returns how many features were resampled."""
+    config, n_resampled = trainer.config, 0
+    for step in range(n_steps):
+        if trainer.resamples_now():
+            drawn = trainer.draw(feed.others)
+            assert trainer._dead().nonzero()[:, 0].tolist() == reference.dead().tolist()
+            if drawn is not None:
+                reference.resample(drawn)
+                n_resampled += len(drawn)
+            trainer.resample(drawn)
+        x = feed.next()
+        reference.step(np.asarray(x.double()) * trainer.scale, *schedule(step, config.n_steps, config))
+        trainer.step(x)
+    return n_resampled
 
 
-def test_dictionary_vectors_stay_unit_norm():
-    dictionary = Trainer(config(n_steps=30), normal_batches()).train()
-    torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(24))
+@pytest.mark.parametrize("name", RUNS)
+def test_whole_run_in_float64_equals_numpy(name):
+    """Sixty steps from the first to the last, with all that a recipe does on the way."""
+    changes, rules = RUNS[name]
+    trainer, feed = toy_trainer(toy_config(**changes), scale=0.75)
+    trainer = in_float64(trainer)
+    reference = numpy_training.Run(trainer.state.weights, window=6, **rules)
+    schedule = april_schedule if name == "april2024" else monosemanticity_schedule
+    n_resampled = run_both(trainer, feed, reference, schedule, 60)
+    assert (n_resampled > 0) == (name != "april2024")
+    for ours, theirs in zip(trainer.state.weights, reference.p, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-8, atol=1e-9)
 
 
-def test_parallel_component_is_removed():
-    weights, _ = problem()
-    gradient = torch.randn_like(weights.W_dec)
-    expected = gradient - (gradient * weights.W_dec).sum(1, keepdim=True) * weights.W_dec
-    remove_parallel(gradient, weights.W_dec)
-    torch.testing.assert_close(gradient, expected)
-    torch.testing.assert_close((gradient * weights.W_dec).sum(1), torch.zeros(24), atol=1e-6, rtol=0)
+@pytest.mark.parametrize("name", RUNS)
+def test_first_steps_of_the_fast_engine_equal_numpy(name):
+    """The engine that trains, in float32: as close as its rounding leaves it (Adam's first steps magnify it)."""
+    changes, rules = RUNS[name]
+    trainer, feed = toy_trainer(toy_config(**changes))
+    reference = numpy_training.Run(trainer.state.weights, window=6, **rules)
+    schedule = april_schedule if name == "april2024" else monosemanticity_schedule
+    run_both(trainer, feed, reference, schedule, 10)
+    for ours, theirs in zip(trainer.state.weights, reference.p, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-4)
 
 
-def test_adam_sees_the_projected_gradient():
-    """A gradient along the dictionary vectors moves neither them nor Adam's moments."""
-    weights, _ = problem()
-    optimizer = ConstrainedAdam(weights, (0.9, 0.999))
-    before = weights.W_dec.clone()
-    zeros = Weights(*(torch.zeros_like(w) for w in weights))
-    optimizer.step(zeros._replace(W_dec=weights.W_dec * 3), 0.1)
-    assert float(optimizer.adam.state[optimizer.parameters[2]]["exp_avg"].abs().max()) < 1e-6
-    torch.testing.assert_close(weights.W_dec, before, atol=0.11, rtol=0)
+@pytest.mark.parametrize(("tied", "weighted"), [(True, False), (False, True)])
+def test_numpy_gradients_equal_finite_differences(tied, weighted):
+    rng = np.random.default_rng(0)
+    p, x, h = [rng.normal(size=shape) for shape in ((5, 4), (5,), (5, 4), (4,))], rng.normal(size=(3, 4)), 1e-6
+
+    def loss():
+        return np.mean([numpy_training.row_loss(p, row, 0.7, tied=tied, weighted=weighted) for row in x])
+
+    for part, gradient in zip(p, numpy_training.gradients(p, x, 0.7, tied=tied, weighted=weighted), strict=True):
+        for index in np.ndindex(part.shape):
+            part[index] += h
+            above = loss()
+            part[index] -= 2 * h
+            below = loss()
+            part[index] += h
+            assert gradient[index] == pytest.approx((above - below) / (2 * h), abs=1e-5)
 
 
 def test_same_seed_same_bits_and_another_seed_others():
-    a, b, c = (Trainer(config(seed=seed), normal_batches()).train() for seed in (0, 0, 1))
-    assert torch.equal(a.W_enc, b.W_enc)
+    a, b, c = (drive(*toy_trainer(toy_config(seed=seed))).dictionary() for seed in (0, 0, 1))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.W_enc, c.W_enc)
 
 
-def test_geometric_median_of_a_heavy_cluster_is_that_cluster():
-    """More than half the points in one place: the geometric median is that place, wherever the others are."""
-    points = torch.cat([torch.ones(6, 3), torch.randn(5, 3, generator=torch.Generator().manual_seed(0)) * 100])
-    torch.testing.assert_close(geometric_median(points), torch.ones(3), atol=1e-3, rtol=0)
-
-
-def test_geometric_median_has_no_net_pull():
-    """At the minimum of Σ‖x − m‖ the unit vectors to all points sum to nothing. The mean and the median of
-    each coordinate fail this."""
-    points = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)).exp().double()
-    median = geometric_median(points, tolerance=1e-12, iterations=1000)
-
-    def pull(m):
-        return float(torch.nn.functional.normalize(points - m, dim=1).mean(0).norm())
-
-    assert pull(median) < 1e-6
-    assert pull(points.mean(0)) > 1e-2
-    assert pull(points.median(0).values) > 1e-3
-
-
-def test_initialisation():
-    """Kaiming-uniform bounds, unit-norm dictionary vectors, b_dec at the given centre, encoder and decoder untied."""
-    centre = torch.arange(64.0)
-    weights = initial_weights(5000, centre, torch.Generator().manual_seed(0))
-    assert torch.equal(weights.b_dec, centre)
-    assert float(weights.W_enc.abs().max()) <= 1 / 8
-    assert float(weights.W_enc.abs().max()) > 0.99 / 8
-    torch.testing.assert_close(weights.W_dec.norm(dim=1), torch.ones(5000))
-    cosine = torch.nn.functional.cosine_similarity(weights.W_enc, weights.W_dec)
-    assert float(cosine.abs().mean()) < 0.15
-
-
-def test_scale_is_folded_back():
-    """Training on 10 x gives the dictionary whose features are 10 f, to the bit that float rounding allows."""
-
-    def scaled(factor):
-        for x in normal_batches():
-            yield x * factor
-
-    plain = Trainer(config(), scaled(1.0), scale=1.0).train()
-    large = Trainer(config(), scaled(10.0), scale=0.1).train()
-    x = next(normal_batches(seed=5))
-    torch.testing.assert_close(large(10 * x), 10 * plain(x), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(large.encode(10 * x), 10 * plain.encode(x), rtol=1e-3, atol=1e-3)
-
-
 def test_input_scale():
-    x = next(normal_batches(d_mlp=8, n_rows=1000)) * 7
+    x = toy_rows(1000) * 7
     scale = input_scale(float(x.square().sum(1).mean()), 8)
     assert float((scale * x).square().sum(1).mean()) == pytest.approx(8, rel=1e-5)
     for nothing in (0.0, float("nan"), float("inf")):
-        with pytest.raises(NumericsError, match="mean square norm"):
+        with pytest.raises(ConfigError, match="mean square norm"):
             input_scale(nothing, 8)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nonfinite_input_stops_before_the_update(value):
-    def batches():
-        for i, x in enumerate(normal_batches()):
-            if i == 5:
-                x[3, 2] = value
-            yield x
-
-    trainer = Trainer(config(), batches())
+@pytest.mark.parametrize("recipe", ["monosemanticity", "april2024"])
+def test_nonfinite_input_stops_before_the_update(value, recipe):
+    trainer, feed = toy_trainer(toy_config(recipe=recipe, resample_at=()))
+    drive(trainer, feed, 5)
+    before = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
+    numbers, x = trainer.numbers(), feed.next()
+    x[3, 2] = value
     with pytest.raises(NumericsError, match="at step 5; 1 of its 40 rows hold NaN or infinity"):
-        trainer.train()
-    assert all(torch.isfinite(w).all() for w in trainer.weights)
+        trainer.step(x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.tensors().items())
+    assert trainer.numbers() | {"engine_density": None} == numbers | {"engine_density": None}
+
+
+def test_a_gradient_that_overflows_stops_before_the_update():
+    trainer, feed = toy_trainer(toy_config())
+    drive(trainer, feed, 2)
+    before = trainer.state.weights.W_enc.clone()
+    with pytest.raises(NumericsError, match="at step 2; training diverged: lower learning_rate"):
+        trainer.step(feed.next() * 1e20)
+    assert torch.equal(trainer.state.weights.W_enc, before)
 
 
 def test_weights_that_diverged_in_the_last_step_are_not_handed_out():
-    trainer = Trainer(config(n_steps=1, resample_at=(), learning_rate=1e38), normal_batches())
+    trainer = drive(*toy_trainer(toy_config(n_steps=1)))
+    trainer.state.weights.b_enc[3] = float("inf")
     with pytest.raises(NumericsError, match="nothing is saved"):
-        trainer.train()
+        trainer.dictionary()
 
 
 def test_records_say_what_happened():
     history = History()
-    trainer = Trainer(config(resample_at=(0.5,)), normal_batches(), observers=[history])
-    trainer.train()
+    drive(*toy_trainer(toy_config(n_steps=12, log_every=5, resample_at=(0.5,)), observers=[history]))
     records = [row for row in history.rows if "event" not in row]
-    assert [row["step"] for row in records] == [4, 8, 12]
+    assert [row["step"] for row in records] == [5, 10, 12]
     for row in records:
         assert row["loss"] == pytest.approx(row["squared_error"] + row["lambda"] * row["l1"], rel=1e-5)
         assert 0 <= row["l0"] <= 24
     assert [row["step"] for row in history.rows if "event" in row] == [6]
-    assert "seconds" not in records[0]
+
+
+def test_history_is_the_same_in_every_run():
+    """What depends on the clock stays out of it."""
+    histories = []
+    for _ in range(2):
+        histories.append(History())
+        drive(*toy_trainer(toy_config(n_steps=10, log_every=2), observers=[histories[-1]]))
+    assert histories[0].rows == histories[1].rows
+
+
+def test_firings_of_each_density_window():
+    """Counted here from the weights before each step."""
+    trainer, feed = toy_trainer(toy_config(n_steps=20, density_window=0.25, resample_at=()))
+    fired = torch.zeros(4, 24, dtype=torch.int64)
+    for step in range(20):
+        x = feed.next()
+        W_enc, b_enc, _, b_dec = trainer.state.weights
+        fired[step // 5] += ((x.double() - b_dec.double()) @ W_enc.double().T + b_enc.double() > 0).sum(0)
+        trainer.step(x)
+    assert trainer.history_rows == [200] * 4
+    assert torch.equal(torch.stack(trainer.history), fired)
 
 
 def test_more_features_than_sense():
     with pytest.raises(ConfigError, match="n_features"):
-        Trainer(config(n_features=8 * 1024 + 1), normal_batches())
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"n_features": 0},
-        {"l1": -1.0},
-        {"learning_rate": 0.0},
-        {"learning_rate": float("inf")},
-        {"l1": float("nan")},
-        {"betas": (2.0, 0.9)},
-        {"betas": (0.9, 1.0)},
-        {"ultralow": -5.0},
-        {"density_window": -1.0},
-        {"resample_at": (0.5, 0.2)},
-        {"resample_at": (1.5,)},
-        {"warmup": 0.6, "decay": 0.6},
-        {"resample_window": 2.0},
-    ],
-)
-def test_impossible_parameters_are_refused(wrong):
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        config(**wrong)
-
-
-def schedule(**changes):
-    defaults = {"n_steps": 100, "warmup": 0.0, "decay": 0.0, "l1_warmup": 0.0, "resample_at": (), "resample_window": 0.0}
-    return Schedule(**{**defaults, "rewarm": 0.0, **changes})
-
-
-def test_learning_rate_over_the_run():
-    plain = schedule()
-    assert {plain.learning_rate(step) for step in range(100)} == {1.0}
-    ramps = schedule(warmup=0.1, decay=0.2)
-    assert ramps.learning_rate(0) == pytest.approx(0.1)
-    assert ramps.learning_rate(9) == ramps.learning_rate(80) == 1.0
-    assert ramps.learning_rate(90) == pytest.approx(0.5)
-    assert ramps.learning_rate(99) == pytest.approx(0.05)
-    rewarmed = schedule(resample_at=(0.5,), rewarm=0.1)
-    assert rewarmed.learning_rate(49) == 1.0
-    assert rewarmed.learning_rate(50) == pytest.approx(0.19)
-    assert rewarmed.learning_rate(59) == 1.0
-
-
-def test_lambda_over_the_run():
-    assert schedule().l1(0) == 1.0
-    assert schedule(l1_warmup=0.1).l1(4) == pytest.approx(0.5)
-    assert schedule(l1_warmup=0.1).l1(50) == 1.0
+        toy_trainer(toy_config(n_features=8 * 1024 + 1))
