@@ -39,7 +39,16 @@ def test_public_names_cost_well_under_a_second_more_than_torch_and_no_heavy_pack
 
 
 def test_every_public_name_is_there_and_others_are_named_in_an_error():
-    assert sae.__all__ == ["ActivationStore", "Dictionary", "FeatureTable", "TokenStore", "load"]
+    assert sae.__all__ == [
+        "ActivationStore",
+        "Dictionary",
+        "FeatureTable",
+        "TokenStore",
+        "TrainConfig",
+        "load",
+        "train",
+        "train_many",
+    ]
     for name in sae.__all__:
         assert getattr(sae, name).__name__ == name
         assert name in dir(sae)
