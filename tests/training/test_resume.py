@@ -1,0 +1,224 @@
+"""Runs that are cut off go on and end with the same bits: stopped, interrupted, refused a batch, or finished already."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sae.errors import ConfigError, NumericsError
+from sae.training.data import RESAMPLING_STREAM, TensorRows
+from sae.training import fit as fit_module
+from sae.training.fit import fit, train
+from tests.import_graph import ROOT
+from tests.support.toy_training import DEAD, Watcher, assert_same_bits, toy_config, toy_rows
+
+CONFIGS = [toy_config(**DEAD), toy_config(recipe="april2024", n_steps=50), toy_config(target_l0=3.0, n_features=30)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return fit(toy_rows(), CONFIGS)
+
+
+def stopping(at, signum=signal.SIGTERM):
+    """Observers of `CONFIGS`, of which the first sends this process a signal after `at` steps."""
+    watchers = [Watcher(lambda n: None) for _ in CONFIGS]
+    watchers[0] = Watcher(lambda n: signal.raise_signal(signum) if n == at else None)
+    return [[watcher] for watcher in watchers]
+
+
+@pytest.mark.parametrize("at", [1, 18, 41])
+def test_stopped_and_resumed(tmp_path, undisturbed, at):
+    """Before, at and after resamplings, and where the second dictionary's run is over."""
+    with pytest.raises(SystemExit) as stop:
+        fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(at))
+    assert stop.value.code == 143
+    assert json.loads((tmp_path / f"step-{at:010d}.json").read_text())["step"] == at
+    for one, straight in zip(
+        fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(None)), undisturbed, strict=True
+    ):
+        assert_same_bits(one, straight)
+
+
+def test_stopped_again_and_again(tmp_path, undisturbed):
+    for _ in range(9):
+        try:
+            trained = fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(19))
+            break
+        except SystemExit:
+            continue
+    for one, straight in zip(trained, undisturbed, strict=True):
+        assert_same_bits(one, straight)
+
+
+def test_interrupted(tmp_path, undisturbed):
+    """Control-C: a checkpoint, then what Python makes of it; afterwards Control-C is Python's again."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(31, signal.SIGINT))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert_same_bits(fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(None))[0], undisturbed[0])
+
+
+def test_stopped_without_checkpoints():
+    with pytest.raises(SystemExit):
+        fit(toy_rows(), CONFIGS, observers=stopping(5))
+
+
+class StopsAside(TensorRows):
+    """Asks this process to stop while resampling reads its batches."""
+
+    def batches(self, n_rows, *, seed=0, start=0):
+        for i, batch in enumerate(super().batches(n_rows, seed=seed, start=start)):
+            if seed >= RESAMPLING_STREAM and i == 1:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+
+def test_stopped_in_the_middle_of_a_resampling(tmp_path, undisturbed):
+    """Nothing is resampled then; the run that goes on does it whole."""
+    with pytest.raises(SystemExit):
+        fit(StopsAside(toy_rows()), CONFIGS, checkpoints=tmp_path)
+    step = max(int(path.stem.removeprefix("step-")) for path in tmp_path.glob("*.json"))
+    assert step in CONFIGS[0].settled().schedule(60).resample_steps
+    record = json.loads((tmp_path / f"step-{step:010d}.json").read_text())
+    history = record["numbers"]["trainers"][0]["observers"][0]
+    assert not [row for row in history if "event" in row and row["step"] == step]
+    for one, straight in zip(fit(toy_rows(), CONFIGS, checkpoints=tmp_path), undisturbed, strict=True):
+        assert_same_bits(one, straight)
+
+
+def test_an_iterator_is_resumed_from_its_beginning(tmp_path):
+    batches = list(islice(TensorRows(toy_rows()).batches(40), 60))
+    straight = fit(iter(batches), CONFIGS)
+    with pytest.raises(SystemExit):
+        fit(iter(batches), CONFIGS, checkpoints=tmp_path, observers=stopping(33))
+    for one, expected in zip(
+        fit(iter(batches), CONFIGS, checkpoints=tmp_path, observers=stopping(None)), straight, strict=True
+    ):
+        assert_same_bits(one, expected)
+
+
+def test_a_finished_run_comes_back_at_once(tmp_path, undisturbed):
+    fit(toy_rows(), CONFIGS, checkpoints=tmp_path)
+    watchers = [[] for _ in CONFIGS]
+    started = time.monotonic()
+    again = fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=watchers)
+    assert time.monotonic() - started < 1
+    for one, straight in zip(again, undisturbed, strict=True):
+        assert_same_bits(one, straight)
+
+
+def test_checkpoints_of_other_configs_or_data_are_refused_or_discarded(tmp_path, undisturbed, capsys):
+    fit(toy_rows(), [toy_config(l1=3.0)], checkpoints=tmp_path, data="abc")
+    for configs, data in (([toy_config(l1=4.0)], "abc"), ([toy_config(l1=3.0)], "xyz"), (CONFIGS, "abc")):
+        with pytest.raises(ConfigError, match="are of another run"):
+            fit(toy_rows(), configs, checkpoints=tmp_path, data=data)
+    fresh = fit(toy_rows(), CONFIGS, checkpoints=tmp_path, data="abc", discard_foreign=True)
+    assert_same_bits(fresh[0], undisturbed[0])
+    assert "starting afresh" in capsys.readouterr().err
+
+
+class Spoilt(TensorRows):
+    """The rows of `toy_rows`, but a number of batch `k` of training is not finite; resampling's batches are whole."""
+
+    mean_square_norm = 8.0
+
+    def __init__(self, k=None, value=float("nan")):
+        super().__init__(toy_rows())
+        self.k, self.value = k, value
+
+    def batches(self, n_rows, *, seed=0, start=0):
+        for i, batch in enumerate(super().batches(n_rows, seed=seed, start=start), start):
+            if i == self.k and seed < RESAMPLING_STREAM:
+                batch[3, 5] = self.value
+            yield batch
+
+
+def stop_after(k):
+    return lambda n: signal.raise_signal(signal.SIGTERM) if n == k else None
+
+
+@pytest.mark.parametrize(("k", "value"), [(9, float("nan")), (42, float("-inf"))])
+def test_a_refused_batch_is_kept_beside_the_last_good_state(tmp_path, k, value):
+    """Also where features were resampled right before it (step 42): they are not resampled again."""
+    config = toy_config(**DEAD)
+    with pytest.raises(NumericsError, match=f"at step {k}; 1 of its 40 rows hold NaN or infinity") as error:
+        fit(Spoilt(k, value), [config], checkpoints=tmp_path)
+    kept = tmp_path / f"refused-batch-{k}.safetensors"
+    assert str(kept) in str(error.value)
+    bad = next(Spoilt(k, value).batches(40, start=k))
+    torch.testing.assert_close(load_file(kept)["batch"], bad, equal_nan=True, rtol=0, atol=0)
+    saved = load_file(tmp_path / f"step-{k:010d}.safetensors")
+    if k == 9:  # else the one has been resampled, and the other not yet
+        with pytest.raises(SystemExit):
+            fit(Spoilt(), [config], checkpoints=tmp_path / "straight", observers=[[Watcher(stop_after(k))]])
+        good = load_file(tmp_path / "straight" / f"step-{k:010d}.safetensors")
+        assert all(torch.equal(saved[name], value) for name, value in good.items())
+    resumed, straight = fit(Spoilt(), [config], checkpoints=tmp_path)[0], fit(Spoilt(), [config])[0]
+    assert_same_bits(resumed, straight)
+    assert [row["n_resampled"] > 0 for row in straight.history if row["step"] == 42] == [True]
+
+
+def test_one_of_many_that_diverges_leaves_the_others_whole(tmp_path, undisturbed):
+    """The second is refused step 42, which the first has taken and was resampled before: it does neither twice."""
+
+    def spoil(trainers):
+        step = trainers[1].step
+        trainers[1].step = lambda x: step(x * float("inf") if trainers[1].n_done == 42 else x)
+        return trainers
+
+    make = fit_module._trainers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "_trainers", lambda *given: spoil(make(*given)))
+        with pytest.raises(NumericsError, match="at step 42.*the last good state beside it"):
+            fit(toy_rows(), CONFIGS, checkpoints=tmp_path)
+    assert (tmp_path / "step-0000000042.json").exists()
+    for one, expected in zip(fit(toy_rows(), CONFIGS, checkpoints=tmp_path), undisturbed, strict=True):
+        assert_same_bits(one, expected)
+
+
+CHILD = """
+import sys, time
+from sae.training.fit import fit
+from tests.support.toy_training import DEAD, Watcher, toy_config, toy_rows
+def pace(n):
+    print(n, flush=True)
+    time.sleep(0.01)
+fit(toy_rows(), [toy_config(**DEAD, n_steps=200)], checkpoints=sys.argv[1], observers=[[Watcher(pace)]])
+"""
+
+
+def test_sigterm_from_outside(tmp_path):
+    """Exit 143 with a checkpoint within 2 s; a run in another process ends with the bits of one that nothing disturbed."""
+    config = toy_config(**DEAD, n_steps=200)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    ) as child:
+        for line in child.stdout:
+            if int(line) == 80:
+                break
+        child.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        child.stdout.read()
+        assert child.wait() == 143
+        assert time.monotonic() - asked < 2
+    assert max(int(path.stem.removeprefix("step-")) for path in tmp_path.glob("*.json")) >= 80
+    resumed = fit(toy_rows(), [config], checkpoints=tmp_path, observers=[[Watcher(lambda n: None)]])
+    assert_same_bits(resumed[0], fit(toy_rows(), [config])[0])
+
+
+def test_train_resumes_too(tmp_path):
+    how = {"n_features": 24, "steps": 30, "batch_size": 40, "resample_inputs": 80}
+    with pytest.raises(SystemExit):
+        train(toy_rows(), **how, checkpoints=tmp_path, observers=[Watcher(stop_after(11))])
+    resumed = train(toy_rows(), **how, checkpoints=tmp_path, observers=[Watcher(lambda n: None)])
+    assert torch.equal(resumed.W_enc, train(toy_rows(), **how).W_enc)
