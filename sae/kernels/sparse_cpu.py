@@ -43,6 +43,7 @@ class Entries:
         return np.diff(self.starts)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # NaN and infinity are what it looks for
 def gradient_bound(
     squares: np.ndarray, g_norm: float, row_norms: np.ndarray, norms: np.ndarray, l1_scale: np.float32, objective: Objective
 ) -> float:

@@ -89,8 +89,8 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Remove what a kill left of checkpoints: files begun, and tensors without their record."""
-        for left in [*self.folder.glob("*.partial"), *self.folder.glob("step-*.safetensors")]:
-            if left.suffix == ".partial" or not left.with_suffix(".json").exists():
+        for left in [*self.folder.glob("*.partial"), *self.folder.glob(".tmp*"), *self.folder.glob("step-*.safetensors")]:
+            if left.suffix != ".safetensors" or not left.with_suffix(".json").exists():
                 left.unlink(missing_ok=True)
 
     def _steps(self) -> list[int]:
@@ -138,7 +138,7 @@ def clear_checkpoints(folder: Path) -> None:
 
 
 def _remove_all(folder: Path) -> None:
-    for pattern in ("step-*.json", "step-*.safetensors", "*.partial"):  # records first: without them tensors are nothing
+    for pattern in ("step-*.json", "step-*.safetensors", "*.partial", ".tmp*"):  # records first: without them tensors are nothing
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 

@@ -76,7 +76,7 @@ def test_is_held_for_the_rest_of_the_run_and_told():
 
 def test_waits_for_the_ramp_of_lambda():
     trainer, _ = toy_trainer(toy_config(recipe="april2024", target_l0=3.0, n_steps=200))
-    assert (trainer.controller.start, trainer.controller.end) == (10, 140)
+    assert (trainer.controller.start, trainer.controller.end) == (10, 160)
 
 
 def test_a_real_dictionary_ends_near_its_target():
