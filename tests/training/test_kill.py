@@ -138,8 +138,23 @@ def forgets_control(restore):
     return restored
 
 
-@pytest.mark.parametrize("broken", [forgets_window, forgets_updates, forgets_control])
+@pytest.mark.parametrize("broken", [None, forgets_window, forgets_updates, forgets_control])
 def test_the_harness_notices_what_is_forgotten(tmp_path, undisturbed, monkeypatch, broken):
-    """Killed at most ten times, a training that restores all but one thing ends with other bits."""
-    monkeypatch.setattr(Trainer, "restore", broken(Trainer.restore))
-    assert harass(tmp_path, undisturbed, 8, 8) > 0
+    """Killed in every fifth step, a training that restores all but one thing ends with other bits; one that restores all does not."""
+    straight, _ = undisturbed
+    if broken is not None:
+        monkeypatch.setattr(Trainer, "restore", broken(Trainer.restore))
+    step = Trainer.step
+    for at in range(5, 60, 5):
+
+        def step_or_die(self, batch, at=at):
+            if self.n_done == at and not (tmp_path / f"died-{at}").exists():
+                (tmp_path / f"died-{at}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            step(self, batch)
+
+        monkeypatch.setattr(Trainer, "step", step_or_die)
+        assert os.WIFSIGNALED(life(tmp_path, None))
+    monkeypatch.setattr(Trainer, "step", step)
+    assert life(tmp_path, None) == 0
+    assert same(tmp_path, straight) == (broken is None)
