@@ -80,7 +80,6 @@ def compete(contestant: Contestant, subject: Subject, sizes: Sizes, aim: Aim, n_
             tolerance=aim.tolerance,
             most=aim.most,
         )
-        start = searches[lr][-1].setting
     lr, tries = min(searches.items(), key=lambda item: item[1][-1].made.fvu)
     kept = tries[-1]
     others = (Settings(sparsity=kept.setting, lr=lr, seed=seed) for seed in range(1, n_seeds))
