@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro test test-slow test-triton check lint types deps bench bench-density bench-width setup clean
+.PHONY: repro test test-slow test-triton check lint types deps bench bench-density bench-width bench-quality setup clean
 
 repro: setup
 	dvc repro
@@ -47,6 +47,10 @@ bench-density: setup
 bench-width: setup
 	python -m benchmarks.train_step --contestants plain_fused ours --m 16384 --l0 20 60 200 5% --json build/bench/width-16384.json $(BENCH)
 	python -m benchmarks.train_step --contestants plain_fused ours --m 65536 --l0 20 60 200 5% --json build/bench/width-65536.json $(BENCH)
+
+bench-quality: setup
+	python -m benchmarks.quality synthetic --json build/bench/quality-synthetic.json $(BENCH)
+	python -m benchmarks.quality activations --json build/bench/quality-activations.json $(BENCH)
 
 setup: $(VENV)/installed
 

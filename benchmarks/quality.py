@@ -1,140 +1,179 @@
-"""What a trained dictionary is worth, whoever trained it: the same measures on the same rows, which no training has seen.
+"""Which library's training makes the better L1 dictionary? Same rows, equal steps, batch, width and L0, several seeds.
 
-Weights of any L1 ReLU dictionary become a `TiedBiasDictionary` of unit-norm directions first (`from_weights`), so that nothing
-below depends on a library's conventions; its reconstructions and what fires stay the same.
+    python -m benchmarks.quality synthetic
+    python -m benchmarks.quality activations --data data
+
+How it is made fair, and what the columns are: docs/benchmarks.md.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks import equal_l0
+from benchmarks.measures import COLUMNS, Quality, columns, table
+from benchmarks.subjects import Activations, Subject, Synthetic
+from benchmarks.trainings import CONTESTANTS, Contestant, Settings, Sizes
 from sae.dictionary.base import Dictionary
-from sae.dictionary.tied_relu import TiedBiasDictionary
-from sae.errors import ConfigError
-from sae.metrics.density import DensitySummary, Firing, active_entries, summarize
-from sae.metrics.reconstruction import Reconstruction, ReconstructionSums
-from sae.shapes import Directions, FeatureActivations, PerFeature, PerNeuron, Rows
-from sae.toys.recovery import Recovery, recovery
-from sae.toys.synthetic import SyntheticRows
-
-ULTRALOW = 1e-5
-"""Density below which an alive feature is ultralow; 300,000 rows can tell it from a dead one (docs/method.md)."""
-N_ROWS = 300_000
-BATCH_SIZE = 4096
-ENTRIES_AT_ONCE = 2**24
-"""Of [row, feature] that are encoded together: 64 MiB. Batches larger than that are cut, the rows stay the same."""
+from sae.errors import SaeError
+from sae.toys.synthetic import SyntheticConfig
 
 
-class Quality(NamedTuple):
-    """All over the same rows."""
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What equal L0 means."""
 
-    reconstruction: Reconstruction
-    density: DensitySummary
-    recovery: Recovery | None
-    """Of the true directions; None where they are not known."""
-
-
-def measure(
-    dictionary: Dictionary, rows: Iterable[Rows], *, n_rows: int = N_ROWS, directions_true: Directions | None = None
-) -> Quality:
-    """The first `n_rows` of the batches in `rows`. A feature counts as alive, for the recovery too, if it fires on one of them:
-    compare what was measured at the same `n_rows` only. Raises `ConfigError` where the rows run out."""
-    at_once, device = max(1, ENTRIES_AT_ONCE // dictionary.n_features), dictionary.W_dec.device
-
-    def encoded() -> Iterator[tuple[Rows, FeatureActivations, Rows]]:
-        for x in (part.to(device) for batch in _first(rows, n_rows) for part in batch.split(at_once)):
-            f = dictionary.encode(x)
-            yield x, f, dictionary.decode(f)
-
-    with torch.no_grad():
-        reconstruction, firing = _sums(encoded(), dictionary.d_mlp, dictionary.n_features, device)
-    found = None
-    if directions_true is not None:
-        found = recovery(directions_true, dictionary.W_dec, alive=firing.n_active > 0)
-    return Quality(reconstruction, summarize(firing, ULTRALOW), found)
+    l0: float
+    tolerance: float = 0.05
+    """Relative, on `subjects.N_GLANCED` held-out rows with the first seed. The table's L0 is over all rows and seeds."""
+    start: float = 3.0
+    """λ of the first search's first training; later ones begin where the one before ended."""
+    most: int = 6
+    """Trainings of one search."""
 
 
-def measure_truth(toy: SyntheticRows, *, seed: int, n_rows: int = N_ROWS, batch_size: int = BATCH_SIZE) -> Quality:
-    """The same of the true features with their true activations, on the rows of `toy.batches(batch_size, seed=seed)`: what a
-    dictionary could be at best. Its error is the noise."""
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One contestant's result."""
 
-    def known() -> Iterator[tuple[Rows, FeatureActivations, Rows]]:
-        for number, start in enumerate(range(0, n_rows, batch_size)):
-            x, f = (part[: n_rows - start] for part in toy.sample(batch_size, seed, number))
-            yield x, f, f @ toy.directions
-
-    reconstruction, firing = _sums(known(), toy.d_mlp, toy.n_features, torch.device("cpu"))
-    found = recovery(toy.directions, toy.directions, alive=firing.n_active > 0)
-    return Quality(reconstruction, summarize(firing, ULTRALOW), found)
-
-
-def from_weights(W_enc: Directions, b_enc: PerFeature, W_dec: Directions, b_dec: PerNeuron, *, tied: bool) -> TiedBiasDictionary:
-    """The dictionary that fires and reconstructs as f = ReLU(W_enc x + b_enc), or ReLU(W_enc (x - b_dec) + b_enc) where `tied`,
-    and x̂ = f W_dec + b_dec do.
-
-    The norm of each decoder row goes into its activation: f_i ‖W_dec[i]‖. A row of zeros stays, as does what its feature does.
-    """
-    bias = b_enc.double() if tied else b_enc.double() + W_enc.double() @ b_dec.double()
-    norm = W_dec.double().norm(dim=1)
-    norm = torch.where(norm > 0, norm, 1.0)
-    return TiedBiasDictionary(
-        (W_enc.double() * norm[:, None]).float(), (bias * norm).float(), (W_dec.double() / norm[:, None]).float(), b_dec.float()
-    )
+    lr: float | None
+    sparsity: float
+    searched: list[dict[str, float | None]]
+    """Every training of the search: lr, sparsity, l0, fvu."""
+    qualities: list[Quality]
+    """By seed."""
+    seconds: float
 
 
-COLUMNS = ("L0", "FVU", "dead", "ultralow", "mean cosine", "recovered", "shared", "missed", "split", "invented")
+class Made:
+    """A dictionary and what a glance showed of it."""
+
+    def __init__(self, dictionary: Dictionary, glance: Quality):
+        self.dictionary, self.fvu = dictionary, glance.reconstruction.fvu
 
 
-def columns(quality: Quality) -> tuple[float | None, ...]:
-    """The numbers under `COLUMNS`; None where one is not known. Dead and ultralow are fractions of all features, the counts of
-    true features fractions of those, invented a fraction of the alive learned ones."""
-    density, found = quality.density, quality.recovery
-    ultralow = None if density.n_ultralow is None else density.n_ultralow / density.n_units
-    first = (quality.reconstruction.l0, quality.reconstruction.fvu, density.n_dead / density.n_units, ultralow)
-    if found is None:
-        return (*first, None, None, None, None, None, None)
-    of_true = (count / found.n_true for count in (found.n_shared, found.n_missed, found.n_split))
-    return (*first, found.mean_cosine, found.recovered, *of_true, found.n_invented / max(found.n_learned, 1))
+def compete(contestant: Contestant, subject: Subject, sizes: Sizes, aim: Aim, n_seeds: int) -> Entry:
+    """Find the setting for each learning rate with seed 0, keep the learning rate of the lower FVU, train the other seeds so."""
+    began, searches = time.monotonic(), {}
+    start = aim.l0 if contestant.by_target else aim.start
+    for lr in contestant.learning_rates:
+
+        def attempt(sparsity: float, lr: float | None = lr) -> tuple[float, Made]:
+            dictionary = contestant.train(subject.rows, sizes, Settings(sparsity=sparsity, lr=lr, seed=0))
+            glance = subject.glance(dictionary)
+            print(f"  lr {lr} setting {sparsity:.4g}: L0 {glance.reconstruction.l0:.2f}", file=sys.stderr, flush=True)
+            return glance.reconstruction.l0, Made(dictionary, glance)
+
+        searches[lr] = equal_l0.find(
+            attempt,
+            target=aim.l0,
+            start=start,
+            elasticity=1.0 if contestant.by_target else -1.0,
+            tolerance=aim.tolerance,
+            most=aim.most,
+        )
+    lr, tries = min(searches.items(), key=lambda item: item[1][-1].made.fvu)
+    kept = tries[-1]
+    others = (Settings(sparsity=kept.setting, lr=lr, seed=seed) for seed in range(1, n_seeds))
+    dictionaries = [kept.made.dictionary, *(contestant.train(subject.rows, sizes, settings) for settings in others)]
+    searched = [
+        {"lr": rate, "sparsity": one.setting, "l0": one.l0, "fvu": one.made.fvu} for rate, all in searches.items() for one in all
+    ]
+    qualities = [subject.judge(dictionary) for dictionary in dictionaries]
+    return Entry(lr=lr, sparsity=kept.setting, searched=searched, qualities=qualities, seconds=time.monotonic() - began)
 
 
-def table(results: Mapping[str, Sequence[Quality]]) -> str:
-    """Markdown: a line for each contestant, in each cell the mean over its seeds and, of several, their deviation (n - 1)."""
-    lines = ["| | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name, qualities in results.items():
-        cells = [_cell(values) for values in zip(*map(columns, qualities), strict=True)]
-        lines.append(f"| {name} | {len(qualities)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def report(entries: Mapping[str, Entry], aim: Aim) -> str:
+    """The table, with each contestant's learning rate and λ, and a line for each whose L0 is not within the tolerance."""
+    names = {name: f"{name} ({_setting(name, entry)})" for name, entry in entries.items()}
+    text = table({names[name]: entry.qualities for name, entry in entries.items()})
+    for name, entry in entries.items():
+        l0 = sum(quality.reconstruction.l0 for quality in entry.qualities) / len(entry.qualities)
+        if abs(l0 / aim.l0 - 1) > aim.tolerance:
+            text += f"\nNOT AT EQUAL L0: {name} has {l0:.2f}, wanted were {aim.l0:g} within {aim.tolerance:.0%}.\n"
+    return text
 
 
-def _cell(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return ""
-    mean = sum(known) / len(known)
-    if len(known) == 1:
-        return f"{mean:.3g}"
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in known) / (len(known) - 1))
-    return f"{mean:.3g} ± {deviation:.1g}"
+def _setting(name: str, entry: Entry) -> str:
+    rate = "its own lr" if entry.lr is None else f"lr {entry.lr:g}"
+    return f"{rate}, {'target' if CONTESTANTS[name].by_target else 'λ'} {entry.sparsity:.3g}"
 
 
-def _first(batches: Iterable[Rows], n_rows: int) -> Iterator[Rows]:
-    left = n_rows
-    for batch in batches:
-        yield batch[:left]
-        left -= len(batch)
-        if left <= 0:
-            return
-    raise ConfigError(f"{n_rows} rows asked for and {n_rows - left} given; ask for fewer or give more batches")
+def record(entries: Mapping[str, Entry], conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """All single results, for --json."""
+
+    def one(entry: Entry) -> dict[str, Any]:
+        seeds = [dict(zip(COLUMNS, columns(quality), strict=True)) for quality in entry.qualities]
+        return {**{name: value for name, value in vars(entry).items() if name != "qualities"}, "seeds": seeds}
+
+    return {"conditions": dict(conditions), "results": {name: one(entry) for name, entry in entries.items()}}
 
 
-def _sums(
-    blocks: Iterable[tuple[Rows, FeatureActivations, Rows]], d_mlp: int, n_features: int, device: torch.device
-) -> tuple[Reconstruction, Firing]:
-    sums, firing = ReconstructionSums.zeros(d_mlp, device), Firing.zeros(n_features, device)
-    for x, f, x_hat in blocks:
-        active = active_entries(f)
-        sums.add(x, active, x_hat)
-        firing.add(active, len(x))
-    return sums.result(), firing
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("subject", choices=["synthetic", "activations"])
+    parser.add_argument("--data", type=Path, default=Path("data"), help="activations: the data folder of a finished pipeline")
+    parser.add_argument("--letter", default="A", help="activations: the transformer's name in it")
+    parser.add_argument("--loss-tokens", type=int, default=32_768, help="activations: held-out tokens for loss recovered")
+    parser.add_argument("--true-features", type=int, default=256, help="synthetic: features that the rows are made of")
+    parser.add_argument("--true-l0", type=float, default=4.0, help="synthetic: how many of them are active on a row, mean")
+    parser.add_argument("--dimensions", type=int, default=128, help="synthetic: d_mlp")
+    parser.add_argument("--rows", type=int, default=400_000, help="to train on")
+    parser.add_argument("--l0", type=float, help="wanted; 6 on synthetic rows, else 15")
+    parser.add_argument("--l1", type=float, default=3.0, help="λ at which a search begins")
+    parser.add_argument("--tolerance", type=float, default=0.05, help="of L0, relative")
+    parser.add_argument("--width", type=int, help="512, on activations 1,024")
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--steps", type=int, help="2,000, on activations 600")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--json", type=Path, help="write every result here, after each contestant")
+    given = parser.parse_args(arguments)
+    synthetic = given.subject == "synthetic"
+    given.l0, given.width = given.l0 or (6.0 if synthetic else 15.0), given.width or (512 if synthetic else 1024)
+    given.steps = given.steps or (2000 if synthetic else 600)
+    return given
+
+
+def run(given: argparse.Namespace) -> None:
+    torch.set_num_threads(given.threads)
+    if given.subject == "synthetic":
+        config = SyntheticConfig(n_features=given.true_features, d_mlp=given.dimensions, mean_l0=given.true_l0)
+        subject: Subject = Synthetic(config, given.rows)
+    else:
+        subject = Activations(given.data, given.letter, given.rows, given.loss_tokens)
+    sizes = Sizes(steps=given.steps, width=given.width, batch_size=given.batch, threads=given.threads)
+    aim = Aim(l0=given.l0, tolerance=given.tolerance, start=given.l1)
+    entries: dict[str, Entry] = {}
+    for name in given.contestants:
+        print(name, file=sys.stderr, flush=True)
+        entries[name] = compete(CONTESTANTS[name], subject, sizes, aim, given.seeds)
+        if not CONTESTANTS[name].by_target:
+            aim = dataclasses.replace(aim, start=entries[name].sparsity)
+        print(report(entries, aim), flush=True)
+        if given.json:
+            conditions = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            given.json.write_text(json.dumps(record(entries, conditions), indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    given = parse()
+    try:
+        run(given)
+    except SaeError as error:
+        print(f"quality: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,128 +1,116 @@
-"""The measures on dictionaries whose worth is known, and weights of other conventions against plain numpy."""
+"""The contest with trainings that cost nothing: which settings and seeds are trained, which rate stays, what is printed."""
 
-import dataclasses
+import json
+import math
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks import quality
+from benchmarks.measures import measure
+from benchmarks.subjects import Subject, Synthetic
+from benchmarks.trainings import Contestant, Sizes
 from sae.dictionary.tied_relu import TiedBiasDictionary
-from sae.errors import ConfigError
-from sae.metrics.density import Firing, summarize
-from sae.toys.synthetic import SyntheticConfig, SyntheticRows
+from sae.toys.synthetic import SyntheticConfig
 
-CONFIG = SyntheticConfig(n_features=16, d_mlp=16, mean_l0=2.0, noise=0.0)
-
-
-def orthogonal(**changes):
-    """A toy whose feature i is neuron i, so that the identity encodes it exactly."""
-    toy = SyntheticRows(dataclasses.replace(CONFIG, **changes))
-    toy.directions = torch.eye(16)
-    return toy
+SIZES = Sizes(steps=1, width=16, batch_size=8)
+N = 4_000
 
 
-def identity(W_dec=None):
-    W_dec = torch.eye(16) if W_dec is None else W_dec
-    return TiedBiasDictionary(torch.eye(len(W_dec), 16), torch.zeros(len(W_dec)), W_dec, torch.zeros(16))
+class FewRows(Subject):
+    """Normal rows in 16 dimensions, the same to train on and to judge by."""
+
+    def __init__(self):
+        super().__init__(torch.randn(N, 16, generator=torch.Generator().manual_seed(0)))
+
+    def glance(self, dictionary):
+        return measure(dictionary, [self.rows], n_rows=N)
+
+    judge = glance
 
 
-def measured(dictionary, toy, n_rows=5_000):
-    return quality.measure(dictionary, toy.batches(512, seed=1), n_rows=n_rows, directions_true=toy.directions)
+def fake(asked, *, bad_rate=None):
+    """The identity with a threshold: P(active) falls with `sparsity` as a normal variable's tail does. At `bad_rate` its
+    dictionary vectors point elsewhere."""
+
+    def train(rows, sizes, settings):
+        asked.append((settings.lr, round(settings.sparsity, 4), settings.seed))
+        directions = torch.eye(16).roll(1, 0) if settings.lr == bad_rate else torch.eye(16)
+        return TiedBiasDictionary(torch.eye(16), torch.full((16,), -float(settings.sparsity)), directions, torch.zeros(16))
+
+    return train
 
 
-def test_the_truth_leaves_nothing_to_wish_for():
-    found = measured(identity(), toy := orthogonal())
-    assert found.reconstruction.fvu == 0.0
-    assert found.reconstruction.n_tokens == found.density.n_tokens == 5_000
-    rows = torch.cat([toy.sample(512, 1, k).rows for k in range(10)])[:5_000]
-    assert found.reconstruction.l0 == found.density.l0 == pytest.approx((rows > 0).sum(1).double().mean())
-    assert (found.density.n_dead, found.recovery.recovered, found.recovery.n_invented) == (0, 1.0, 0)
+def test_other_seeds_train_at_what_the_first_one_found():
+    asked = []
+    entry = quality.compete(Contestant(fake(asked), (0.1,)), FewRows(), SIZES, quality.Aim(l0=4, start=0.3), 3)
+    threshold = 0.6745  # beyond it lies a quarter of a normal variable, 4 of 16
+    assert entry.sparsity == pytest.approx(threshold, rel=0.1)
+    assert asked[-2:] == [(0.1, round(entry.sparsity, 4), 1), (0.1, round(entry.sparsity, 4), 2)]
+    assert {seed for _, _, seed in asked[:-2]} == {0}
+    assert len(entry.qualities) == 3
+    assert entry.qualities[0].reconstruction.l0 == pytest.approx(4, rel=0.05)
+    assert sorted(round(one["sparsity"], 4) for one in entry.searched) == sorted(setting for _, setting, _ in asked[:-2])
 
 
-def test_dead_features_are_counted_and_recover_nothing():
-    dictionary = identity()
-    dictionary.b_enc[3] = -100.0
-    found = measured(dictionary, orthogonal())
-    assert found.density.n_dead == 1
-    assert found.recovery.n_learned == 15
-    assert found.recovery.n_missed == 1
-    assert found.reconstruction.fvu > 0
+@pytest.mark.parametrize("rates", [(0.1, 0.2), (0.2, 0.1)])
+def test_the_learning_rate_of_the_lower_fvu_stays_and_both_are_recorded(rates):
+    asked = []
+    contestant = Contestant(fake(asked, bad_rate=0.2), rates)
+    entry = quality.compete(contestant, FewRows(), SIZES, quality.Aim(l0=4, start=0.6), 2)
+    assert entry.lr == asked[-1][0] == 0.1
+    assert {one["lr"] for one in entry.searched} == {0.1, 0.2}
 
 
-def test_numbers_do_not_depend_on_how_many_entries_are_encoded_at_once(monkeypatch):
-    one = measured(identity(), orthogonal(noise=0.1))
-    monkeypatch.setattr(quality, "ENTRIES_AT_ONCE", 16 * 100)
-    other = measured(identity(), orthogonal(noise=0.1))
-    assert one.density == other.density
-    assert one.reconstruction == pytest.approx(other.reconstruction)
+def test_one_that_steers_for_l0_is_first_asked_for_the_wanted_one():
+    asked = []
+    train = fake(asked)
+
+    def by_target(rows, sizes, settings):
+        made = train(rows, sizes, settings)
+        share = torch.tensor(settings.sparsity / 16)
+        return TiedBiasDictionary(made.W_enc, -torch.special.ndtri(1 - share).expand(16).clone(), made.W_dec, made.b_dec)
+
+    entry = quality.compete(Contestant(by_target, (None,), by_target=True), FewRows(), SIZES, quality.Aim(l0=5), 1)
+    assert asked == [(None, 5.0, 0)]
+    assert entry.qualities[0].reconstruction.l0 == pytest.approx(5, rel=0.05)
 
 
-def test_ultralow_is_unknown_below_300_000_rows_and_counted_there():
-    toy = orthogonal()
-    assert measured(identity(), toy).density.n_ultralow is None
-    assert measured(identity(), toy, n_rows=quality.N_ROWS).density.n_ultralow == 0
+def entries(l0):
+    subject = FewRows()
+    share = torch.special.ndtri(torch.tensor(1 - l0 / 16))
+    dictionary = TiedBiasDictionary(torch.eye(16), -share.expand(16).clone(), torch.eye(16), torch.zeros(16))
+    found = subject.judge(dictionary)
+    return {"saelens": quality.Entry(lr=3e-4, sparsity=2.5, searched=[], qualities=[found, found], seconds=1.0)}
 
 
-def test_rows_that_run_out_are_told():
-    with pytest.raises(ConfigError, match="100 rows asked for and 90 given"):
-        quality.measure(identity(), iter([torch.zeros(45, 16)] * 2), n_rows=100)
+def test_the_report_says_settings_and_who_is_not_at_equal_l0():
+    equal, other = quality.report(entries(4), quality.Aim(l0=4)), quality.report(entries(5), quality.Aim(l0=4))
+    assert "| saelens (lr 0.0003, λ 2.5) | 2 | " in equal
+    assert "NOT AT EQUAL L0" not in equal
+    assert "NOT AT EQUAL L0: saelens has 5." in other
+    assert "recovered" not in equal.splitlines()[0]  # no truth and no transformer here: no empty columns
 
 
-def test_the_truth_is_wrong_by_the_noise_alone():
-    """FVU = d σ² / (d σ² + Σ_i Var f_i), where features are orthogonal and independent; E f² = 1 + 0.8², E f = 1 where active."""
-    toy = orthogonal(noise=0.2, nonnegative=False)
-    p = toy.frequencies.numpy()
-    signal, noise = (p * 1.64 - p**2).sum(), 16 * 0.04
-    found = quality.measure_truth(toy, seed=1, n_rows=50_000)
-    assert found.reconstruction.n_tokens == 50_000
-    assert found.reconstruction.fvu == pytest.approx(noise / (noise + signal), rel=0.02)
-    assert found.reconstruction.l0 == pytest.approx(2.0, rel=0.02)
-    assert (found.recovery.recovered, found.density.n_dead) == (1.0, 0)
+def test_the_record_is_json_and_keeps_every_seed():
+    record = json.loads(json.dumps(quality.record(entries(4), {"steps": 1})))
+    seeds = record["results"]["saelens"]["seeds"]
+    assert len(seeds) == 2
+    assert seeds[0]["L0"] == pytest.approx(4, rel=0.05)
+    assert seeds[0]["recovered"] is None
+    assert record["conditions"] == {"steps": 1}
 
 
-def test_the_truth_is_measured_on_the_rows_that_dictionaries_are_measured_on():
-    toy = orthogonal()
-    truth, same = quality.measure_truth(toy, seed=1, n_rows=5_000, batch_size=512), measured(identity(), toy)
-    assert truth.density == same.density
-    assert truth.reconstruction == same.reconstruction
+def test_each_subject_has_its_own_sizes():
+    synthetic, activations = quality.parse(["synthetic"]), quality.parse(["activations", "--steps", "7"])
+    assert (synthetic.l0, synthetic.width, synthetic.steps) == (6.0, 512, 2000)
+    assert (activations.l0, activations.width, activations.steps) == (15.0, 1024, 7)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_weights_of_other_conventions_fire_and_reconstruct_alike(tied):
-    g = torch.Generator().manual_seed(0)
-    W_enc, W_dec = torch.randn(24, 16, generator=g), 3 * torch.randn(24, 16, generator=g)
-    b_enc, b_dec, x = torch.randn(24, generator=g), torch.randn(16, generator=g), torch.randn(50, 16, generator=g)
-    W_dec[5] = 0
-    dictionary = quality.from_weights(W_enc, b_enc, W_dec, b_dec, tied=tied)
-    e, d, be, bd, rows = (tensor.double().numpy() for tensor in (W_enc, W_dec, b_enc, b_dec, x))
-    f = np.maximum((rows - bd * tied) @ e.T + be, 0)
-    norm = np.linalg.norm(d, axis=1)
-    norm[5] = 1.0
-    np.testing.assert_allclose(dictionary.encode(x), f * norm, atol=2e-4)
-    np.testing.assert_allclose(dictionary(x), f @ d + bd, atol=2e-4)
-    np.testing.assert_allclose(np.delete(dictionary.W_dec.norm(dim=1).numpy(), 5), 1.0, atol=1e-6)
-
-
-def test_table_has_the_mean_and_deviation_over_seeds():
-    toy = orthogonal()
-    whole = measured(identity(), toy)
-    half = measured(identity(torch.cat([torch.eye(16)[:8], -torch.eye(16)[8:]])), toy)
-    unknown = whole._replace(recovery=None)
-    lines = quality.table({"both": [whole, half], "alone": [half], "pipeline": [unknown]}).splitlines()
-    header, both, alone, pipeline = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (lines[0], *lines[2:]))
-    assert len(header) == len(both) == len(alone) == len(pipeline) == lines[1].count("---")
-    for name, expected in (("recovered", ("0.75 ± 0.4", "0.5", "")), ("missed", ("0.25 ± 0.4", "0.5", ""))):
-        assert tuple(line[header.index(name)] for line in (both, alone, pipeline)) == expected
-    assert [line[header.index("seeds")] for line in (both, alone, pipeline)] == ["2", "1", "1"]
-    assert alone[header.index("ultralow")] == ""
-    assert alone[header.index("invented")] == "0.5"
-
-
-def test_columns_are_fractions():
-    firing = Firing.zeros(4)
-    firing.n_rows, firing.n_active = 1_000_000, torch.tensor([0, 2, 500, 100_000])
-    whole = measured(identity(), orthogonal())
-    values = quality.columns(whole._replace(density=summarize(firing, quality.ULTRALOW)))
-    assert dict(zip(quality.COLUMNS, values, strict=True))["dead"] == 0.25
-    assert dict(zip(quality.COLUMNS, values, strict=True))["ultralow"] == 0.25
+def test_synthetic_rows_have_a_mean_square_norm_of_d_mlp_and_held_out_ones_are_others():
+    subject = Synthetic(SyntheticConfig(n_features=16, d_mlp=16, mean_l0=2.0), 5_000)
+    assert subject.rows.shape == (5_000, 16)
+    assert subject.rows.square().sum(1).mean().item() == pytest.approx(16, rel=1e-5)
+    heldout = next(subject.heldout())
+    assert heldout.square().sum(1).mean().item() == pytest.approx(16, rel=0.1)
+    assert not math.isclose(heldout[0].norm().item(), subject.rows[0].norm().item(), rel_tol=1e-6)
