@@ -140,7 +140,8 @@ def forgets_control(restore):
 
 @pytest.mark.parametrize("broken", [None, forgets_window, forgets_updates, forgets_control])
 def test_the_harness_notices_what_is_forgotten(tmp_path, undisturbed, monkeypatch, broken):
-    """Killed in every fifth step, a training that restores all but one thing ends with other bits; one that restores all does not."""
+    """Killed in every fifth step, a training that restores all but one thing ends with other bits; one that restores all
+    does not."""
     straight, _ = undisturbed
     if broken is not None:
         monkeypatch.setattr(Trainer, "restore", broken(Trainer.restore))

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from sae.errors import ConfigError, NumericsError
-from sae.training.data import RESAMPLING_STREAM, TensorRows
 from sae.training import fit as fit_module
+from sae.training.data import RESAMPLING_STREAM, TensorRows
 from sae.training.fit import fit, train
 from tests.import_graph import ROOT
 from tests.support.toy_training import DEAD, Watcher, assert_same_bits, toy_config, toy_rows
@@ -41,9 +41,7 @@ def test_stopped_and_resumed(tmp_path, undisturbed, at):
         fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(at))
     assert stop.value.code == 143
     assert json.loads((tmp_path / f"step-{at:010d}.json").read_text())["step"] == at
-    for one, straight in zip(
-        fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(None)), undisturbed, strict=True
-    ):
+    for one, straight in zip(fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(None)), undisturbed, strict=True):
         assert_same_bits(one, straight)
 
 
@@ -100,9 +98,7 @@ def test_an_iterator_is_resumed_from_its_beginning(tmp_path):
     straight = fit(iter(batches), CONFIGS)
     with pytest.raises(SystemExit):
         fit(iter(batches), CONFIGS, checkpoints=tmp_path, observers=stopping(33))
-    for one, expected in zip(
-        fit(iter(batches), CONFIGS, checkpoints=tmp_path, observers=stopping(None)), straight, strict=True
-    ):
+    for one, expected in zip(fit(iter(batches), CONFIGS, checkpoints=tmp_path, observers=stopping(None)), straight, strict=True):
         assert_same_bits(one, expected)
 
 
@@ -178,7 +174,7 @@ def test_one_of_many_that_diverges_leaves_the_others_whole(tmp_path, undisturbed
     make = fit_module._trainers
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "_trainers", lambda *given: spoil(make(*given)))
-        with pytest.raises(NumericsError, match="at step 42.*the last good state beside it"):
+        with pytest.raises(NumericsError, match=r"at step 42.*the last good state beside it"):
             fit(toy_rows(), CONFIGS, checkpoints=tmp_path)
     assert (tmp_path / "step-0000000042.json").exists()
     for one, expected in zip(fit(toy_rows(), CONFIGS, checkpoints=tmp_path), undisturbed, strict=True):
