@@ -40,7 +40,8 @@ class CpuEngine:
         """Gradients at λ = `l1` on the batch `x`, then one update; nothing is updated where they are not finite."""
         take = self.sparse if self.density < SPARSE_BELOW else self.dense
         result = take(x, l1, learning_rate)
-        self.density = float(result.n_fired.sum()) / max(1, result.n_fired.numel() * len(x))
+        if result.finite:  # a refused step leaves no trace: the choice between the two paths is part of the run's bits
+            self.density = float(result.n_fired.sum()) / max(1, result.n_fired.numel() * len(x))
         return result
 
     def dense(self, x: Rows, l1: float, learning_rate: float) -> StepResult:

@@ -95,8 +95,9 @@ class SparseForward:
         sums = np.sum(for_blocks(decode, n_blocks), axis=0)
         starts, lists = self._by_feature(fired)
         seen_norm, g_norm = float(np.linalg.norm(screen.row_norms.astype(np.float64))), float(scale * np.sqrt(sums[0]))
-        bound = max(np.sqrt(sums[2]) * g_norm, np.sqrt(sums[3]) * max(seen_norm, np.sqrt(len(x))), g_norm * np.sqrt(len(x)))
-        overflow = float(screen.row_norms.max()) * float(norms.max())
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by who reads the bound
+            bound = max(np.sqrt(sums[2]) * g_norm, np.sqrt(sums[3]) * max(seen_norm, np.sqrt(len(x))), g_norm * np.sqrt(len(x)))
+            overflow = float(screen.row_norms.max()) * float(norms.max())
         squared_error, mean_l1 = float(sums[0]) / len(x), float(sums[1]) / len(x)
         total = np.sum(g_sum, axis=0, dtype=np.float64)
         return Entries(starts, lists, seen.numpy(), g, total, squared_error, mean_l1, float(bound + overflow))
