@@ -13,7 +13,7 @@ from sae.training.recipes import RECIPES, Recipe
 class TrainConfig:
     """One dictionary to train."""
 
-    recipe: str = "monosemanticity"
+    recipe: str = "default"
     """One of `sae.training.recipes.RECIPES`."""
     n_features: int = 4096
     n_steps: int = 1000
@@ -48,6 +48,7 @@ class TrainConfig:
     centre: Literal["geometric_median", "zeros"] | None = None
     learning_rate: float | None = None
     """As given; null: the recipe's, raised for short runs (`Recipe.learning_rate_for`)."""
+    most_learning_rate: float | None = None
     betas: tuple[float, float] | None = None
     warmup: float | None = None
     decay: float | None = None
@@ -84,8 +85,10 @@ class TrainConfig:
         ours = {field.name for field in fields(self)}
         changes = {field.name: getattr(self, field.name) for field in fields(Recipe) if field.name in ours - {"n_steps"}}
         changes = {name: value for name, value in changes.items() if value is not None}
-        changes.setdefault("learning_rate", base.learning_rate_for(self.n_steps))
-        return dataclasses.replace(base, **changes)
+        recipe = dataclasses.replace(base, **changes)
+        if self.learning_rate is None:
+            recipe = dataclasses.replace(recipe, learning_rate=recipe.learning_rate_for(self.n_steps))
+        return recipe
 
     def summed_l1(self, d_mlp: int) -> float:
         """λ against the squared error summed over d_mlp, before any ramp or control."""

@@ -43,7 +43,7 @@ def train(
     rows: Tensor | RowSource | Iterable[Tensor],
     *,
     n_features: int = 4096,
-    recipe: str = "monosemanticity",
+    recipe: str = "default",
     l1: float | None = None,
     target_l0: float | None = None,
     lr: float | None = None,

@@ -12,9 +12,6 @@ from sae.errors import ConfigError
 from sae.kernels.objective import Objective, UpdateRule
 from sae.training.schedule import Schedule
 
-MOST_LEARNING_RATE = 2e-3
-"""Where the rule for short runs stops raising the learning rate (`Recipe.learning_rate_for`)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -46,6 +43,8 @@ class Recipe:
     """Adam's, at its highest, for a run of `n_steps`; see `learning_rate_for`. The paper does not give its own."""
     n_steps: int = 1_000_000
     """Steps that the paper trains for."""
+    most_learning_rate: float = 2e-3
+    """Where the rule for short runs stops raising the learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: float = 0.0
     """Fraction of the run in which the learning rate rises from 0."""
@@ -107,12 +106,25 @@ class Recipe:
 
     def learning_rate_for(self, n_steps: int) -> float:
         """The recipe's learning rate for a run of `n_steps`: its own at its own length, and raised as √(length / n_steps) for a
-        shorter run, up to `MOST_LEARNING_RATE`: what a short run cannot have in steps it needs in their size."""
+        shorter run, up to `most_learning_rate`: what a short run cannot have in steps it needs in their size."""
         raised = self.learning_rate * math.sqrt(max(1.0, self.n_steps / n_steps))
-        return max(self.learning_rate, min(raised, MOST_LEARNING_RATE))
+        return max(self.learning_rate, min(raised, self.most_learning_rate))
 
 
 RECIPES = {
+    "default": Recipe(
+        l1=3.0,
+        l1_warmup=0.15,
+        learning_rate=1.5e-4,
+        most_learning_rate=4e-3,
+        warmup=0.02,
+        decay=0.2,
+        max_gradient_norm=1.0,
+        resample_at=(0.3, 0.4, 0.5, 0.6),
+        resample_window=0.1,
+        resample_inputs=32_768,
+        rewarm=0.02,
+    ),
     "monosemanticity": Recipe(),
     "april2024": Recipe(
         tied_bias=False,
@@ -130,4 +142,7 @@ RECIPES = {
         resample_at=(),
     ),
 }
-"""`monosemanticity`: Bricken et al. 2023. `april2024`: Circuits Updates, April 2024, "Update on how we train SAEs"."""
+"""`default`: the 2023 paper's dictionary and loss, with what measured better in runs of some thousand steps (docs/log.md,
+2026-11-21): λ's ramp, which keeps features from dying, the learning rate's decay, and clipping, which keeps the large
+gradients of the first steps out of Adam's second moments. `monosemanticity`: Bricken et al. 2023. `april2024`: Circuits
+Updates, April 2024, "Update on how we train SAEs"."""

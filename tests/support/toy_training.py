@@ -15,7 +15,15 @@ DEAD = {"l1": 20.0, "resample_at": (0.3, 0.5, 0.7), "resample_window": 0.1}
 
 
 def toy_config(**changes):
-    few = {"n_features": 24, "batch_size": 40, "n_steps": 60, "learning_rate": 1e-2, "log_every": 10, "resample_inputs": 80}
+    few = {
+        "recipe": "monosemanticity",
+        "n_features": 24,
+        "batch_size": 40,
+        "n_steps": 60,
+        "learning_rate": 1e-2,
+        "log_every": 10,
+        "resample_inputs": 80,
+    }
     return TrainConfig(**{**few, **changes})
 
 

@@ -7,7 +7,7 @@ import pytest
 from sae.config import read_params, read_section
 from sae.errors import ConfigError
 from sae.training.config import TrainConfig
-from sae.training.recipes import MOST_LEARNING_RATE, RECIPES, Recipe
+from sae.training.recipes import RECIPES, Recipe
 
 SHARED = [field.name for field in dataclasses.fields(Recipe) if field.name != "n_steps"]
 
@@ -28,17 +28,18 @@ def test_a_change_changes_that_and_nothing_else(name):
     base, other = RECIPES["monosemanticity"], RECIPES["april2024"]
     near = {"normalise_inputs": False, "l1_convention": "mean", "betas": (0.5, 0.9), "warmup": 0.1, "renormalise": "before"}
     near |= {"resample_window": 0.1, "resample_below": 0.1, "resample_inputs": 3, "resample_loss": "squared_error"}
-    near |= {"subtract_bias": False, "rewarm": 0.1}
+    near |= {"subtract_bias": False, "rewarm": 0.1, "most_learning_rate": 1e-3}
     value = near.get(name, getattr(other, name))
     assert value != getattr(base, name)
-    assert TrainConfig(n_steps=1_000_000, **{name: value}).settled() == dataclasses.replace(base, **{name: value})
+    config = TrainConfig(recipe="monosemanticity", n_steps=1_000_000, **{name: value})
+    assert config.settled() == dataclasses.replace(base, **{name: value})
 
 
 def test_steps_of_the_run_are_not_those_of_the_recipe():
-    settled = TrainConfig(n_steps=250_000).settled()
+    settled = TrainConfig(recipe="monosemanticity", n_steps=250_000).settled()
     assert settled.n_steps == 1_000_000
     assert settled.learning_rate == pytest.approx(2e-4)
-    assert TrainConfig(n_steps=10).settled().learning_rate == MOST_LEARNING_RATE
+    assert TrainConfig(n_steps=10).settled().learning_rate == RECIPES["default"].most_learning_rate
     assert TrainConfig(n_steps=10, learning_rate=3e-4).settled().learning_rate == 3e-4
 
 
@@ -65,7 +66,7 @@ def test_the_project_s_own_section_is_readable():
 
 
 def test_an_unknown_recipe_is_told_those_that_there_are():
-    with pytest.raises(ConfigError, match="'recipe' = 'may2024': there are monosemanticity, april2024"):
+    with pytest.raises(ConfigError, match="'recipe' = 'may2024': there are default, monosemanticity, april2024"):
         TrainConfig(recipe="may2024")
 
 

@@ -12,7 +12,7 @@ from sae.training.config import TrainConfig
 from sae.training.data import SCALE_BATCHES
 from sae.training.fit import fit, make_feed
 from sae.training.initial import geometric_median, initial_weights
-from sae.training.recipes import MOST_LEARNING_RATE, RECIPES
+from sae.training.recipes import RECIPES
 from tests.support.toy_training import copied, drive, toy_config, toy_rows, toy_trainer
 
 PAPER, APRIL = RECIPES["monosemanticity"], RECIPES["april2024"]
@@ -71,8 +71,8 @@ class TestMonosemanticity:
 
     def test_l1_is_a_sum_and_the_error_a_mean(self):
         """ "the MSE is a mean over each vector element while the L1 penalty is a sum": λ = 0.004 of 512 is 2.05 here."""
-        paper = TrainConfig(l1=0.004, l1_convention="mean")
-        assert paper.summed_l1(512) == pytest.approx(TrainConfig().summed_l1(512), rel=0.01)
+        paper = TrainConfig(recipe="monosemanticity", l1=0.004, l1_convention="mean")
+        assert paper.summed_l1(512) == pytest.approx(TrainConfig(recipe="monosemanticity").summed_l1(512), rel=0.01)
 
     def test_batches_of_8192_a_million_times_without_replacement(self):
         assert TrainConfig().batch_size == 8192
@@ -195,4 +195,4 @@ def test_learning_rate_of_a_short_run():
     """Raised as the square root of how much shorter it is, up to a limit; never lowered."""
     assert PAPER.learning_rate_for(1_000_000) == PAPER.learning_rate_for(2_000_000) == 1e-4
     assert PAPER.learning_rate_for(250_000) == pytest.approx(2e-4)
-    assert PAPER.learning_rate_for(1000) == MOST_LEARNING_RATE
+    assert PAPER.learning_rate_for(1000) == PAPER.most_learning_rate
