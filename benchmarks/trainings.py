@@ -104,10 +104,10 @@ def _peer(name: str, rows: Tensor, sizes: Sizes, settings: Settings, **options: 
     return from_weights(weights.W_enc, weights.b_enc, weights.W_dec, weights.b_dec, tied=weights.tied)
 
 
-PEERS_RATES = (3e-4, 1.5e-3)
-"""SAELens' default, which is that of dictionary_learning's demo too, and ours (params.yaml)."""
+PEERS_RATES = (3e-4, 1.5e-3, 4e-3)
+"""SAELens' default, which is that of dictionary_learning's demo too; one between; and ours for short runs."""
 CONTESTANTS = {
-    "ours, monosemanticity": Contestant(train_pipelines_recipe, (1.5e-3,)),
+    "ours, default": Contestant(train_pipelines_recipe, (None,)),
     "saelens": Contestant(train_saelens, PEERS_RATES),
     "dictionary_learning": Contestant(train_dictionary_learning, PEERS_RATES),
     "ours, april2024": Contestant(train_april2024, (None,), by_target=True),
