@@ -207,6 +207,7 @@ def test_the_engine_knows_of_the_new_weights():
     trainer.window.n_fired[:4] = 0
     dead = trainer._dead()
     trainer.resample(trainer.draw(feed.others))
+    torch.testing.assert_close(torch.from_numpy(trainer.engine.update.norms), trainer.state.weights.W_enc.norm(dim=1))
     trainer.engine.density = 0.0  # the sparse step
     x = feed.next()
     W_enc, b_enc, _, b_dec = copied(trainer.state.weights)
