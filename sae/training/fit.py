@@ -158,9 +158,9 @@ def _trainers(
             trainer.restore(
                 {name.removeprefix(prefix): value for name, value in start.tensors.items() if name.startswith(prefix)}, saved
             )
-        states = saved["observers"] if saved else [None] * len(told)
-        for observer, state in zip(told, states, strict=True):
-            observer.start(state)
+        states = saved["observers"] if saved else {}
+        for observer in told:  # by kind: a run may go on with W&B switched off
+            observer.start(states.get(type(observer).__name__))
         trainers.append(trainer)
     return trainers
 
@@ -213,7 +213,10 @@ def _step(trainer: Trainer, batch: Tensor, saved: Checkpoints | None, trainers: 
 
 def _save(saved: Checkpoints, trainers: list[Trainer], position: int) -> None:
     tensors = {f"{i}.{name}": value for i, trainer in enumerate(trainers) for name, value in trainer.tensors().items()}
-    numbers = [{**trainer.numbers(), "observers": [observer.state() for observer in trainer.observers]} for trainer in trainers]
+    numbers = [
+        {**trainer.numbers(), "observers": {type(observer).__name__: observer.state() for observer in trainer.observers}}
+        for trainer in trainers
+    ]
     saved.save(position, tensors, {"trainers": numbers})
 
 

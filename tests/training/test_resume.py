@@ -88,7 +88,7 @@ def test_stopped_in_the_middle_of_a_resampling(tmp_path, undisturbed):
     step = max(int(path.stem.removeprefix("step-")) for path in tmp_path.glob("*.json"))
     assert step in CONFIGS[0].settled().schedule(60).resample_steps
     record = json.loads((tmp_path / f"step-{step:010d}.json").read_text())
-    history = record["numbers"]["trainers"][0]["observers"][0]
+    history = record["numbers"]["trainers"][0]["observers"]["History"]
     assert not [row for row in history if "event" in row and row["step"] == step]
     for one, straight in zip(fit(toy_rows(), CONFIGS, checkpoints=tmp_path), undisturbed, strict=True):
         assert_same_bits(one, straight)
