@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,7 +106,30 @@ def _stop(*_: object) -> None:
     sys.exit(143)
 
 
+SHELLS = ("sh", "dash", "bash", "zsh", "ash", "ksh")
+
+
 def _die_with_dvc() -> None:
-    """Under `dvc repro` on Linux, end when DVC is killed: it would leave this process running beside the next attempt."""
-    if "DVC_STAGE" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    """Under `dvc repro` on Linux, end when DVC is killed: it would leave this process running beside the next attempt.
+
+    DVC runs a stage through a shell. One that replaces itself by the stage (bash) makes DVC the parent, whose death the kernel
+    tells; one that stays between (dash) does not die with DVC, so its own parent is watched."""
+    if "DVC_STAGE" not in os.environ or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    shell = os.getppid()
+    if Path(f"/proc/{shell}/comm").read_text().strip() in SHELLS:
+        threading.Thread(target=_watch, args=(shell, _parent_of(shell)), daemon=True).start()
+
+
+def _watch(shell: int, dvc: int | None) -> None:
+    while _parent_of(shell) == dvc:
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sae.dictionary.base import Dictionary
     from sae.features.table import FeatureTable
-    from sae.library import load
+    from sae.library import load, save
     from sae.storage.activations import ActivationStore
     from sae.storage.tokens import TokenStore
     from sae.training.config import TrainConfig
@@ -27,11 +27,12 @@ _HOMES = {
     "TokenStore": "sae.storage.tokens",
     "TrainConfig": "sae.training.config",
     "load": "sae.library",
+    "save": "sae.library",
     "train": "sae.training.fit",
     "train_many": "sae.training.fit",
 }
 
-__all__ = ["ActivationStore", "Dictionary", "FeatureTable", "TokenStore", "TrainConfig", "load", "train", "train_many"]
+__all__ = ["ActivationStore", "Dictionary", "FeatureTable", "TokenStore", "TrainConfig", "load", "save", "train", "train_many"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from sae import artefact
 from sae.dictionary.base import Dictionary
-from sae.dictionary.disk import dictionary_path, read_dictionary
+from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
 from sae.errors import StoreError
 from sae.features.feature import Feature
 from sae.features.table import FeatureTable
+from sae.provenance import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,15 @@ def load(name: str | Path, root: str | Path = "data") -> Dictionary:
 
         dictionary.describe = describe
     return dictionary
+
+
+def save(dictionary: Dictionary, path: str | Path) -> None:
+    """Write a dictionary to the folder `path`, all or nothing; `load(path)` reads it back, its `run` too. What was there is
+    replaced.
+
+    Raises `DiskError` where the disk is full, `LockedError` where another process writes there."""
+    with artefact.writing(path, dictionary.run or Run(kind="dictionary")) as draft:
+        write_dictionary(dictionary, draft.path)
 
 
 def open_table(place: Place) -> FeatureTable:

@@ -46,6 +46,7 @@ def test_every_public_name_is_there_and_others_are_named_in_an_error():
         "TokenStore",
         "TrainConfig",
         "load",
+        "save",
         "train",
         "train_many",
     ]

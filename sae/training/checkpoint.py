@@ -46,7 +46,10 @@ class Checkpoints:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes from training in the same folder. Raises `LockedError`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"checkpoints '{self.folder}' cannot be a folder: {error}") from None
         with open(self.folder / ".lock", "a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,7 +80,7 @@ class Checkpoints:
                 return self._read(step)
             except _DamagedError as error:
                 name = f"{self.folder.name}/step-{step:010d}"
-                print(f"checkpoint {name} is damaged ({error}): going on from the one before", file=sys.stderr)
+                print(f"checkpoint {name} is damaged ({error}): going on from the one before, if there is one", file=sys.stderr)
                 self._remove(step)
             except ConfigError as error:
                 if not discard_foreign:
@@ -90,12 +93,13 @@ class Checkpoints:
     def _sweep(self) -> None:
         """Remove what a kill left of checkpoints: files begun, and tensors without their record."""
         for left in [*self.folder.glob("*.partial"), *self.folder.glob(".tmp*"), *self.folder.glob("step-*.safetensors")]:
-            if left.suffix != ".safetensors" or not left.with_suffix(".json").exists():
+            if left.is_file() and (left.suffix != ".safetensors" or not left.with_suffix(".json").exists()):
                 left.unlink(missing_ok=True)
 
     def _steps(self) -> list[int]:
         """Steps of the records there, newest first."""
-        return sorted((int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.json")), reverse=True)
+        numbers = [path.stem.removeprefix("step-") for path in self.folder.glob("step-*.json") if path.is_file()]
+        return sorted((int(number) for number in numbers if len(number) >= 10 and number.isdecimal()), reverse=True)
 
     def _remove(self, step: int) -> None:
         """The record first: without it the tensors are nothing."""

@@ -77,7 +77,12 @@ class TrainConfig:
                 raise ConfigError(f"'l1' = {self.l1} and 'target_l0' = {self.target_l0}: give one of them")
             if not 0 < self.target_l0 < self.n_features:
                 raise ConfigError(f"'target_l0' = {self.target_l0}: must be above 0 and below n_features = {self.n_features}")
-        self.settled()
+        recipe = self.settled()
+        if self.target_l0 is not None and self.control_until <= recipe.l1_warmup:
+            raise ConfigError(
+                f"'control_until' = {self.control_until} is not after 'l1_warmup' = {recipe.l1_warmup}: nothing would steer "
+                f"towards 'target_l0' = {self.target_l0}"
+            )
 
     def settled(self) -> Recipe:
         """The recipe with this config's changes, its learning rate the one for this run's length."""

@@ -1,5 +1,6 @@
 """Where batches come from. A `RowSource` can be entered at any batch, which is what makes resumption exact and cheap."""
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -72,8 +73,13 @@ class Feed:
     """Batches in order, from a source that can be entered anywhere."""
 
     def __init__(self, source: RowSource, batch_size: int, seed: int, start: int = 0):
-        self.source, self.batch_size, self.seed, self.position = source, batch_size, seed, start
-        self._batches = source.batches(batch_size, seed=seed, start=start)
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.enter(start)
+
+    def enter(self, start: int) -> None:
+        """Go to batch `start`."""
+        self.position = start
+        self._batches = self.source.batches(self.batch_size, seed=self.seed, start=start)
 
     @property
     def mean_square_norm(self) -> float:
@@ -107,9 +113,12 @@ class IteratorFeed:
         self.position = 0
         self._first = self._peek(1)[0]
         self.batch_size = len(self._first)
-        ahead = self._peek(SCALE_BATCHES, short=True) if start == 0 else []
-        self._mean_square = mean_square(ahead)
-        for _ in range(start):
+        self._mean_square = mean_square(self._peek(SCALE_BATCHES, short=True))
+        self.enter(start)
+
+    def enter(self, start: int) -> None:
+        """Pass over batches, up to batch `start`."""
+        while self.position < start:
             self.next()
 
     @property
@@ -147,11 +156,19 @@ class IteratorFeed:
 
 
 def _checked(batch: Any) -> Rows:
-    """A batch of an iterator in float32. Raises `ConfigError` where it is none."""
+    """A batch of an iterator in float32, as a copy: it is looked at again, when the iterator may have filled its buffer anew.
+    Raises `ConfigError` where it is none."""
     if not isinstance(batch, Tensor) or batch.ndim != 2 or not batch.is_floating_point():
         what = f"{batch.dtype} {tuple(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
         raise ConfigError(f"batches must be floating-point tensors [row, d_mlp], not {what}")
-    return batch.float()
+    return batch.to(torch.float32, copy=True)
+
+
+def fingerprint(first: Rows) -> str:
+    """What tells one source of rows from another, for checkpoints: sha256 of its first batch, which depends on all that decides
+    the order of rows."""
+    shape = "x".join(map(str, first.shape))
+    return hashlib.sha256(shape.encode() + first.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def mean_square(batches: Iterable[Tensor]) -> float:

@@ -18,7 +18,7 @@ from sae.errors import ConfigError, NumericsError
 from sae.provenance import Run
 from sae.training.checkpoint import Checkpoint, Checkpoints, save_refused_batch
 from sae.training.config import TrainConfig, input_scale
-from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows
+from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows, fingerprint
 from sae.training.observers import History, Observer
 from sae.training.stopping import Stop, StopRequest, stop_request
 from sae.training.trainer import Trainer
@@ -65,6 +65,9 @@ def train(
     ends with the same bits. Returns the dictionary for unscaled rows, its `run` set. Raises `ConfigError`, `NumericsError`;
     after SIGTERM or SIGINT saves a checkpoint and raises `SystemExit` or `KeyboardInterrupt`.
     """
+    for ours, name in (("lr", "learning_rate"), ("steps", "n_steps")):
+        if name in changes:
+            raise ConfigError(f"'{name}' = {changes[name]!r}: give it as {ours}")
     source, n_steps, n_rows = _sized(rows, steps, batch_size)
     named = {"n_features": n_features, "recipe": recipe, "l1": l1, "target_l0": target_l0, "learning_rate": lr, "seed": seed}
     config = build(TrainConfig, {**named, "n_steps": n_steps, "batch_size": n_rows, **changes}, "train")
@@ -99,17 +102,20 @@ def fit(
     """As `train_many`, with all that training leaves. `data` names the rows (a digest): checkpoints made from others, or with
     other configs, are refused, or removed with `discard_foreign`. `checkpoint_seconds` lie between two checkpoints; the last
     one, at the end, stays: called again, the finished dictionaries come back at once."""
+    configs = _checked(configs)
     shared = {(config.batch_size, config.data_seed) for config in configs}
     if len(shared) != 1:
         raise ConfigError(f"dictionaries trained together share batch_size and data_seed, not {sorted(shared)}; train them apart")
     (batch_size, data_seed) = shared.pop()
     with ExitStack() as stack:
         saved, start = None, None
+        feed = make_feed(rows, batch_size, data_seed)
         if checkpoints is not None:
-            saved = Checkpoints(checkpoints, {"configs": [dataclasses.asdict(config) for config in configs], "data": data})
+            identity = {"configs": [dataclasses.asdict(config) for config in configs], "rows": fingerprint(feed.first())}
+            saved = Checkpoints(checkpoints, {**identity, "data": data})
             stack.enter_context(saved.locked())
             start = saved.latest(discard_foreign=discard_foreign)
-        feed = make_feed(rows, batch_size, data_seed, start.step if start else 0)
+        feed.enter(start.step if start else 0)
         histories = [History() for _ in configs]
         told = [[history, *more] for history, more in zip(histories, observers or [()] * len(configs), strict=True)]
         trainers = _trainers(feed, configs, to_device(device), told, start)
@@ -121,6 +127,13 @@ def fit(
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + stop.signum) from None
         return [_trained(trainer, history) for trainer, history in zip(trainers, histories, strict=True)]
+
+
+def _checked(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
+    """The configs, with values of the wrong type or kind refused, which the dataclass itself lets pass."""
+    if isinstance(configs, TrainConfig) or not all(isinstance(config, TrainConfig) for config in configs) or not configs:
+        raise ConfigError(f"configs must be a list of at least one TrainConfig, not {configs!r}")
+    return [build(TrainConfig, dataclasses.asdict(config), "train") for config in configs]
 
 
 def make_feed(
@@ -196,6 +209,7 @@ def _run(
         raise
     if saved is not None:
         _save(saved, trainers, feed.position)
+    request.check()
 
 
 def _step(trainer: Trainer, batch: Tensor, saved: Checkpoints | None, trainers: list[Trainer]) -> None:

@@ -39,7 +39,7 @@ def initial_weights(recipe: Recipe, n_features: int, first: Rows, generator: tor
     d_mlp = first.shape[1]
 
     def uniform(bound: float, *shape: int) -> Tensor:
-        return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
+        return torch.empty(*shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
 
     if recipe.start == "kaiming":
         W_enc = uniform(1 / math.sqrt(d_mlp), n_features, d_mlp)
@@ -47,8 +47,8 @@ def initial_weights(recipe: Recipe, n_features: int, first: Rows, generator: tor
         W_dec = uniform(1 / math.sqrt(n_features), n_features, d_mlp)
         W_dec = recipe.decoder_norm * torch.nn.functional.normalize(W_dec, dim=1)
     else:
-        W_dec = torch.randn(n_features, d_mlp, generator=generator)
+        W_dec = torch.randn(n_features, d_mlp, generator=generator, dtype=torch.float32)
         W_dec = recipe.decoder_norm * torch.nn.functional.normalize(W_dec, dim=1)
-        W_enc, b_enc = W_dec.clone(), torch.zeros(n_features)
+        W_enc, b_enc = W_dec.clone(), torch.zeros(n_features, dtype=torch.float32)
     b_dec = geometric_median(first) if recipe.centre == "geometric_median" else torch.zeros_like(first[0])
     return Weights(W_enc.to(first.device), b_enc.to(first.device), W_dec.to(first.device), b_dec)

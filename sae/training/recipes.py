@@ -55,7 +55,7 @@ class Recipe:
     renormalise: Literal["after", "before"] = "after"
     """Whether they are normalised after Adam's step or before it."""
     max_gradient_norm: float | None = None
-    """Clip the gradient of all weights together to this norm."""
+    """Clip the gradient of all weights together to this norm; None or 0 does not."""
 
     resample_at: tuple[float, ...] = (0.025, 0.05, 0.075, 0.1)
     """When dead features are resampled (the paper: steps 25k, 50k, 75k, 100k of 1M)."""
@@ -79,8 +79,8 @@ class Recipe:
         for name in ("learning_rate", "decoder_norm", "n_steps", "resample_inputs"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be above 0")
-        if self.max_gradient_norm is not None and not 0 < self.max_gradient_norm < math.inf:
-            raise ConfigError(f"'max_gradient_norm' = {self.max_gradient_norm}: must be a finite number above 0, or null")
+        if self.max_gradient_norm is not None and not 0 <= self.max_gradient_norm < math.inf:
+            raise ConfigError(f"'max_gradient_norm' = {self.max_gradient_norm}: must be a finite number; 0 switches clipping off")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"'betas' = {list(self.betas)}: both must be at least 0 and below 1")
         if not 0 <= self.resample_below <= 1:
@@ -97,7 +97,7 @@ class Recipe:
             betas=self.betas,
             unit_norm=self.unit_norm,
             renormalise=self.renormalise,
-            max_gradient_norm=self.max_gradient_norm,
+            max_gradient_norm=self.max_gradient_norm or None,
         )
 
     def schedule(self, n_steps: int) -> Schedule:

@@ -23,6 +23,8 @@ class StopRequest:
         self.signum: int | None = None
 
     def handle(self, signum: int, _: FrameType | None) -> None:
+        if self.signum == signum == signal.SIGINT:  # asked twice: whoever waits for a batch that never comes
+            raise KeyboardInterrupt
         self.signum = signum
 
     def check(self) -> None:

@@ -105,7 +105,7 @@ def test_lambda_or_a_target():
         {"warmup": 0.6, "decay": 0.6},
         {"l1_warmup": -0.1},
         {"rewarm": 1.1},
-        {"max_gradient_norm": 0.0},
+        {"max_gradient_norm": -1.0},
         {"max_gradient_norm": float("nan")},
     ],
 )

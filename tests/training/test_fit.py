@@ -192,3 +192,45 @@ def test_a_batch_that_is_refused_stops_without_checkpoints_as_well():
     batches[12] = batches[12] * float("nan")
     with pytest.raises(NumericsError, match="at step 12; 40 of its 40 rows hold NaN or infinity"):
         train(batches, **small())
+
+
+@pytest.mark.parametrize("wrong", [{"start": "bogus"}, {"engine": "x"}, {"seed": -5}, {"n_steps": 5.5}])
+def test_configs_made_by_hand_are_checked_too(wrong):
+    config = toy_config()
+    for name, value in wrong.items():  # the type checker of the tests would refuse it sooner
+        object.__setattr__(config, name, value)
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        train_many(toy_rows(), [config])
+
+
+def test_an_iterator_may_fill_the_same_buffer_again():
+    def fresh():
+        yield from toy_rows().split(40)
+
+    def reused():
+        buffer = torch.empty(40, toy_rows().shape[1])
+        for batch in fresh():
+            yield buffer.copy_(batch)
+
+    n_steps = len(list(fresh()))
+    assert n_steps > 1
+    a, b = (fit(batches(), [toy_config(n_steps=n_steps)])[0].dictionary for batches in (fresh, reused))
+    assert torch.equal(a.W_enc, b.W_enc)
+
+
+def test_no_clipping_is_zero():
+    assert toy_config(recipe="april2024", max_gradient_norm=0.0).settled().rule.max_gradient_norm is None
+    assert toy_config(recipe="april2024").settled().rule.max_gradient_norm == 1.0
+
+
+def test_trained_saved_and_loaded(tmp_path):
+    trained = train(toy_rows(), n_features=24, steps=5, batch_size=40)
+    sae.save(trained, tmp_path / "mine")
+    again = sae.load(tmp_path / "mine")
+    assert torch.equal(trained.W_enc, again.W_enc)
+    assert again.run.facts == trained.run.facts
+
+
+def test_the_same_thing_twice_under_two_names():
+    with pytest.raises(ConfigError, match="give it as lr"):
+        train(toy_rows(), learning_rate=1e-3, lr=1e-2)

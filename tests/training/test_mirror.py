@@ -53,9 +53,15 @@ def wait_until(true, seconds=60.0):
 
 
 def sae_sync(folder, *options):
-    """In a process of its own: wandb keeps what it once read of the environment."""
+    """In a process of its own: wandb keeps what it once read of the environment. A mirror's children may hold its lock a little
+    longer than itself."""
     command = [sys.executable, "-c", "from sae.cli import app; app()", "sync", str(folder / "run.jsonl"), *options]
-    return subprocess.run(command, capture_output=True, text=True)
+    until = time.monotonic() + 60
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != LockedError.exit_code or time.monotonic() > until:
+            return done
+        time.sleep(0.2)
 
 
 def in_files(folder):

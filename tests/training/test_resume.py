@@ -224,3 +224,23 @@ def test_train_resumes_too(tmp_path):
         train(toy_rows(), **how, checkpoints=tmp_path, observers=[Watcher(stop_after(11))])
     resumed = train(toy_rows(), **how, checkpoints=tmp_path, observers=[Watcher(lambda n: None)])
     assert torch.equal(resumed.W_enc, train(toy_rows(), **how).W_enc)
+
+
+def test_checkpoints_of_other_rows_are_refused(tmp_path):
+    config = toy_config(n_steps=4)
+    fit(toy_rows(), [config], checkpoints=tmp_path)
+    with pytest.raises(ConfigError, match="are of another run: rows was"):
+        fit(toy_rows() * 2, [config], checkpoints=tmp_path)
+    with pytest.raises(ConfigError, match="are of another run: rows was"):
+        fit(toy_rows(d_mlp=5), [config], checkpoints=tmp_path)
+
+
+def test_strange_files_beside_checkpoints_are_left_alone(tmp_path):
+    (tmp_path / "step-abc.json").write_text("{}")
+    (tmp_path / ".tmpfolder").mkdir()
+    (tmp_path / "step-0000000020.json").mkdir()
+    fit(toy_rows(), [toy_config(n_steps=4)], checkpoints=tmp_path)
+    assert (tmp_path / "step-abc.json").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be a folder"):
+        fit(toy_rows(), [toy_config(n_steps=4)], checkpoints=tmp_path / "file")
