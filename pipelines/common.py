@@ -26,6 +26,12 @@ SECTIONS = ("run", *STAGES, "wandb")
 """Of params.yaml: each stage's own, and two that say how to run."""
 
 
+def check_name(name: str, where: str) -> None:
+    """Raises `ConfigError`, begun with `where`, for a name that cannot be a folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ConfigError(f"{where} {name!r}: a name of letters, digits, _ . and - (it becomes a folder under data/)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Section `run`: which of possibly many this is, and where it computes."""
@@ -42,8 +48,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("transformer", "dictionary"):
             value = str(getattr(self, name))
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
-                raise ConfigError(f"'{name}' = {value!r}: a name of letters, digits, _ . and - (it becomes a folder under data/)")
+            check_name(value, f"'{name}' =")
         if self.threads < 0:
             raise ConfigError(f"'threads' = {self.threads}: must be 0 (torch's choice) or more")
 

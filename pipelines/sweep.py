@@ -1,15 +1,13 @@
 """Stage `sweep`: more dictionaries of the same store, trained in one pass -> data/<letter>/sweep/<name>/dictionary."""
 
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.common import Stage, run_stage
+from pipelines.common import Stage, check_name, run_stage
 from pipelines.train import train_stage
 from sae import artefact
 from sae.config import build
-from sae.errors import ConfigError
 from sae.training.config import TrainConfig
 
 
@@ -23,8 +21,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         for name in self.dictionaries:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-                raise ConfigError(f"'dictionaries' has {name!r}: a name of letters, digits, _ . and - (it becomes a folder)")
+            check_name(name, "'dictionaries' has")
 
 
 def main(stage: Stage) -> None:

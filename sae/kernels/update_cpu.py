@@ -44,9 +44,9 @@ class CpuUpdate:
             return float(native_features.update_features(*data, *tensors, adam, flags, np.float32(l1_scale), *kept, to_b_dec[i]))
 
         squared = sum(for_blocks(work, len(self._blocks)))
-        grad_b_dec = self._grad_b_dec(entries, to_b_dec)
+        grad_b_dec, norm = self._grad_b_dec(entries, to_b_dec, squared)
         self._update_b_dec(grad_b_dec, adam)
-        return float(np.sqrt(squared + np.square(grad_b_dec, dtype=np.float64).sum()))
+        return norm
 
     def gradients(self, entries: Entries, l1_scale: float) -> tuple[Weights, float]:
         """The gradients themselves, and their norm; nothing is updated."""
@@ -62,8 +62,7 @@ class CpuUpdate:
             return float(native_features.gather_features(*data, *l1, *out, to_b_dec[i]))
 
         squared = sum(for_blocks(work, len(self._blocks)))
-        grad_b_dec = self._grad_b_dec(entries, to_b_dec)
-        norm = float(np.sqrt(squared + np.square(grad_b_dec, dtype=np.float64).sum()))
+        grad_b_dec, norm = self._grad_b_dec(entries, to_b_dec, squared)
         return Weights(grad_enc, grad_b, grad_dec, torch.from_numpy(grad_b_dec)), norm
 
     def apply(self, gradients: Weights, norm: float, learning_rate: float) -> None:
@@ -79,9 +78,11 @@ class CpuUpdate:
         )
         self._update_b_dec(factor * gradients.b_dec.numpy(), adam)
 
-    def _grad_b_dec(self, entries: Entries, to_b_dec: np.ndarray) -> np.ndarray:
+    def _grad_b_dec(self, entries: Entries, to_b_dec: np.ndarray, squared: float) -> tuple[np.ndarray, float]:
+        """∂b_dec, and the norm of all gradients, of which `squared` is the sum of the others' squares."""
         total = entries.g_sum - to_b_dec.sum(0, dtype=np.float64) if self.objective.tied_bias else entries.g_sum
-        return total.astype(np.float32)
+        gradient = total.astype(np.float32)
+        return gradient, float(np.sqrt(squared + np.square(gradient, dtype=np.float64).sum()))
 
     def _update_b_dec(self, gradient: np.ndarray, adam: tuple[np.float32, ...]) -> None:
         state = self.state

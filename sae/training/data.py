@@ -74,6 +74,7 @@ class Feed:
 
     def __init__(self, source: RowSource, batch_size: int, seed: int, start: int = 0):
         self.source, self.batch_size, self.seed = source, batch_size, seed
+        self._first: Rows | None = None
         self.enter(start)
 
     def enter(self, start: int) -> None:
@@ -93,8 +94,10 @@ class Feed:
         return next(self._batches)
 
     def first(self) -> Rows:
-        """Batch 0, wherever the feed is."""
-        return next(self.source.batches(self.batch_size, seed=self.seed, start=0))
+        """Batch 0, wherever the feed is; read once, as a store reads many rows to give the first."""
+        if self._first is None:
+            self._first = next(self.source.batches(self.batch_size, seed=self.seed, start=0))
+        return self._first
 
     def others(self, n_batches: int) -> Iterator[Rows]:
         """Batches for resampling, in an order of their own that depends on the position; the position stays."""
