@@ -6,7 +6,15 @@ import torch
 from sae.kernels.dense import OVERFLOW, dense_gradients, gradient_norm
 from sae.kernels.gradients import StepResult
 from sae.kernels.objective import Objective, UpdateRule
-from sae.kernels.screens import Bfloat16Screen, Float32Screen, Screen, SparseRowsScreen, multiplies_bfloat16
+from sae.kernels.screens import (
+    Bfloat16Screen,
+    BytesScreen,
+    Float32Screen,
+    Screen,
+    SparseRowsScreen,
+    multiplies_bfloat16,
+    multiplies_bytes,
+)
 from sae.kernels.sparse_cpu import SparseForward
 from sae.kernels.state import State
 from sae.kernels.update_cpu import CpuUpdate
@@ -14,8 +22,8 @@ from sae.shapes import Rows
 
 SPARSE_BELOW = 0.18
 """Fraction of entries active below which the sparse step is the faster one (`docs/benchmarks.md`)."""
-SPARSE_ROWS_BELOW = {True: 0.05, False: 0.25}
-"""Fraction of x nonzero below which its nonzero entries alone are multiplied, with and without bfloat16 instructions."""
+SPARSE_ROWS_BELOW: dict[type[Screen], float] = {Bfloat16Screen: 0.05, BytesScreen: 0.1, Float32Screen: 0.25}
+"""Fraction of x nonzero below which multiplying its nonzero entries alone is faster than each of the others."""
 
 
 class CpuEngine:
@@ -69,8 +77,9 @@ class CpuEngine:
 
     def _screen(self, x: Rows) -> Screen:
         nonzero = np.count_nonzero(x[:64].numpy()) / max(1, x[:64].numel())
-        dense = Bfloat16Screen if self.has_bfloat16 else Float32Screen
-        kind: type[Screen] = SparseRowsScreen if nonzero < SPARSE_ROWS_BELOW[self.has_bfloat16] else dense
+        without: type[Screen] = BytesScreen if multiplies_bytes() else Float32Screen
+        dense = Bfloat16Screen if self.has_bfloat16 else without
+        kind = SparseRowsScreen if nonzero < SPARSE_ROWS_BELOW[dense] else dense
         if kind not in self._screens:
             self._screens[kind] = kind(len(self.state.weights.W_enc))
         return self._screens[kind]

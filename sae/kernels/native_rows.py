@@ -12,6 +12,8 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 
+from sae.kernels.instructions import prefetch_line
+
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 """Lets sums be vectorised; without `nnan` and `ninf`, so that comparisons with NaN and infinity stay what they are."""
 COMPILED: dict[str, Any] = {
@@ -20,8 +22,20 @@ COMPILED: dict[str, Any] = {
     "error_model": "numpy",
     "cache": True,
 }
+AHEAD = 2
+"""Rows to ask for before they are needed."""
+LINE = 16
+"""Floats in a cache line."""
 AT_ONCE = 32
 """Entries compared together; only where one of them may be active are they looked at one by one."""
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def prefetch_row(array, row):
+    """Rows of a matrix that are read in no order would each be waited for."""
+    for column in range(0, array.shape[1], LINE):
+        prefetch_line(array, row, column)
 
 
 @numba.njit(**COMPILED)
@@ -153,6 +167,8 @@ def keep_active(seen, W_enc, b_enc, first_row, found, ends, f):
             end = ends[tile, r + 1]
             for k in range(start, end):
                 j = found[k]
+                if k + AHEAD < end:
+                    prefetch_row(W_enc, found[k + AHEAD])
                 w = W_enc[j]
                 total = np.float32(0)
                 for d in range(x.shape[0]):
@@ -205,6 +221,21 @@ def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, found, ends, 
                 d_out[k] = slope
                 d_squared += np.float64(slope) * slope
     return squared_error, l1, f_squared, d_squared
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def begin_features(fired, starts):
+    """From the firings of each block and feature: where each feature's entries begin in the lists by feature, and the end of all,
+    into `starts` [feature + 1]; `fired` [block, feature] becomes where each block's entries of it begin."""
+    starts[0] = 0
+    for j in range(fired.shape[1]):
+        position = starts[j]
+        for i in range(fired.shape[0]):
+            n = fired[i, j]
+            fired[i, j] = position
+            position += n
+        starts[j + 1] = position
 
 
 @numba.njit(**COMPILED)

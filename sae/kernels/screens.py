@@ -1,4 +1,4 @@
-"""Which entries of f can be active: three ways to find a superset of them, each with a bound that rules the others out.
+"""Which entries of f can be active: four ways to find a superset of them, each with a bound that rules the others out.
 
 The sparse step evaluates its candidates in float32, in one order of summation (`native_rows.keep_active`). A screen only has to
 miss none of the entries that this evaluation finds positive; which screen ran, or how many threads, changes no bit of the result.
@@ -13,6 +13,8 @@ error of a float32 sum of n + 1 terms in any order (Higham, *Accuracy and Stabil
 * A bfloat16 product (`Bfloat16Screen`): rounding both inputs changes it by at most (2 u₈ + u₈²) ‖x‖‖w‖, accumulating in float32
   by γ (1 + u₈)² ‖x‖‖w‖, and rounding the result to bfloat16 by u₈ of itself, which is at most u₈/(1 − u₈) |product|.
 
+* A product of bytes (`BytesScreen`) is exact for what x and w were rounded to; what that lost is measured.
+
 `SLACK` covers the float32 rounding of norms and of bands up to n = 2¹⁶; `TINY_NORM` and `TINY` what underflows.
 `docs/method.md` has the derivation in full, and what it assumes.
 """
@@ -22,7 +24,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 
-from sae.kernels import native_rows
+from sae.kernels import native_bytes, native_rows
 from sae.kernels.gradients import Weights
 from sae.kernels.threads import for_blocks
 from sae.shapes import Rows
@@ -33,12 +35,19 @@ TINY = 1e-30
 """More than n products can lose to underflow (at most 2⁻¹²⁶ each)."""
 TINY_NORM = np.float32(1e-16)
 """More than a norm can lose where its squares underflow: at most √(n 2⁻¹²⁶)."""
+LIMIT = np.float32(1e30)
+"""Products beyond it are not screened but evaluated."""
 
 
 def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for products of bfloat16."""
     can = torch.cpu.get_capabilities()
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+
+
+def multiplies_bytes() -> bool:
+    """Whether this processor has the instructions of `native_bytes`."""
+    return bool(torch.cpu.get_capabilities().get("avx2"))
 
 
 def accumulation(n: int) -> float:
@@ -71,7 +80,7 @@ class Screen(ABC):
         """Once a step. `x` is the batch, `seen` what the encoder sees of it; `norms` are ‖W_enc[j]‖ and `bits` W_enc in
         bfloat16."""
         self.threshold = -weights.b_enc.numpy() - np.float32(TINY)
-        self.seen, self.row_norms = seen, np.linalg.norm(seen.numpy(), axis=1) + TINY_NORM
+        self.seen, self.row_norms = seen, seen.norm(dim=1).numpy() + TINY_NORM
 
     def multiply(self, rows: slice, tile: int) -> None:  # noqa: B027
         """The products of a group of rows with a tile of features, where they are computed as a whole."""
@@ -89,7 +98,7 @@ class Float32Screen(Screen):
 
     def __init__(self, n_features: int):
         super().__init__(n_features)
-        self.group_rows = 512
+        self.group_rows = 480
         self._products = torch.empty(self.group_rows, self.tiles[0][1])
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
@@ -114,7 +123,7 @@ class Bfloat16Screen(Screen):
 
     def __init__(self, n_features: int):
         super().__init__(n_features)
-        self.group_rows = 1024
+        self.group_rows = 960
         self._products = torch.empty(self.group_rows, self.tiles[0][1], dtype=torch.bfloat16)
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
@@ -133,6 +142,77 @@ class Bfloat16Screen(Screen):
         relative = np.float32(SLACK * BFLOAT16 / (1 - BFLOAT16))
         band, threshold = self._band[start:end], self.threshold[start:end]
         return int(native_rows.scan_bfloat16(bits, threshold, band, relative, self.row_norms, rows.start, start, found, ends))
+
+
+class BytesScreen(Screen):
+    """Products of bytes: x and W_enc rounded to 7 bits or so, for processors without bfloat16. See `native_bytes`.
+
+    With x̂ and ŵ for what they are rounded to and c = b_dec (or 0), (x − c)·w = (x̂ − c)·ŵ + (x − x̂)·ŵ + (x − c)·(w − ŵ). The
+    first is computed, exactly but for a few roundings at the end; the others are at most ‖x − x̂‖‖ŵ‖ and ‖x − c‖‖w − ŵ‖, with the
+    norms of what rounding really lost: less than 0.01 ‖x‖‖w‖ each as a rule."""
+
+    tile_features = 4096
+    group_rows = 1 << 30
+
+    def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
+        super().prepare(weights, x, seen, norms, bits)
+        W_enc, zero = weights.W_enc.numpy(), torch.zeros_like(weights.b_dec)
+        centre = (zero if seen is x else weights.b_dec).numpy()
+        self._encoders = for_blocks(lambda tile: self._round_encoders(W_enc, centre, norms, tile), len(self.tiles))
+        self._rows = self._round_rows(x.numpy(), float(np.linalg.norm(centre.astype(np.float64))), float(norms.max()))
+
+    def _round_encoders(
+        self, W_enc: np.ndarray, centre: np.ndarray, norms: np.ndarray, tile: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The `panels` and `of_panels` of a tile of features."""
+        start, end = self.tiles[tile]
+        n, n_panels, panel = W_enc.shape[1], -(-(end - start) // native_bytes.PANEL), native_bytes.PANEL
+        packed = np.zeros((n_panels, _n_quads(n), panel), np.uint32)
+        scale, total, lost, greatest = np.empty((4, end - start), np.float32)
+        at_centre = np.empty(end - start)
+        native_bytes.features_to_bytes(W_enc, start, end, centre, packed, scale, total, lost, greatest, at_centre)
+        lost = _at_most(lost, greatest, n)
+        norm = np.float32(SLACK) * (norms[start:end] + lost)
+        threshold = np.clip(self.threshold[start:end] + at_centre, -LIMIT, LIMIT)
+        of_features = np.zeros((5, n_panels * panel), np.float32)
+        of_features[4] = 1  # of features that fill up the last panel: nothing is above
+        of_features[:, : end - start] = scale, total, lost, norm, threshold
+        return packed, np.ascontiguousarray(of_features.reshape(5, n_panels, panel).swapaxes(0, 1))
+
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is seen by `LIMIT`
+    def _round_rows(self, x: np.ndarray, centre_norm: float, greatest_norm: float) -> tuple[np.ndarray, np.ndarray]:
+        """`rows` and `of_rows`. Of rows so long that something might overflow every entry is a candidate."""
+        (n_rows, n), group, size = x.shape, native_bytes.GROUP_ROWS, 160
+        packed = np.zeros((-(-n_rows // group), _n_quads(n), group), np.uint32)
+        scale, low, lost, greatest = np.empty((4, n_rows), np.float32)
+
+        def work(block: int) -> None:
+            first = block * size
+            native_bytes.rows_to_bytes(x, first, min(size, n_rows - first), packed, scale, low, lost, greatest)
+
+        for_blocks(work, -(-n_rows // size))
+        reach = 2 * self.row_norms + np.float32(3 * centre_norm) + np.float32(2 * np.sqrt(n)) * greatest
+        lost = _at_most(lost, greatest, n) + np.float32(SLACK * (accumulation(n) + 32 * FLOAT32)) * reach
+        of_rows = np.zeros((len(packed) * group, 4), np.float32)
+        of_rows[:n_rows] = np.stack([scale, low, np.float32(SLACK) * self.row_norms, lost], axis=1)
+        of_rows[:n_rows][~(reach * np.float32(max(greatest_norm, 1)) < LIMIT)] = (0, 0, 0, np.inf)
+        return packed, of_rows.reshape(-1, group, 4)
+
+    def scan(self, rows: slice, offset: int, tile: int, found: np.ndarray, ends: np.ndarray) -> int:
+        start, end = self.tiles[tile]
+        place = (rows.start, rows.stop - rows.start, start, end - start)
+        return int(native_bytes.scan_bytes(*self._rows, *self._encoders[tile], *place, found, ends))
+
+
+def _n_quads(n: int) -> int:
+    """Of `n` entries: an even number."""
+    return -(-n // 8) * 2
+
+
+def _at_most(lost: np.ndarray, greatest: np.ndarray, n: int) -> np.ndarray:
+    """No less than the norm of what rounding lost, of which `lost` was computed in float32: each entry's error to four roundings
+    of the greatest entry, or so; their squares' sum by `SLACK`."""
+    return np.float32(SLACK) * lost + np.float32(8 * FLOAT32 * np.sqrt(n)) * greatest + TINY_NORM
 
 
 class SparseRowsScreen(Screen):

@@ -16,7 +16,8 @@ from sae.kernels.screens import Screen
 from sae.kernels.threads import for_blocks
 from sae.shapes import Rows
 
-BLOCK_ROWS = 128
+BLOCK_ROWS = 160
+"""A multiple of `native_bytes.GROUP_ROWS`."""
 
 
 @dataclass
@@ -142,18 +143,18 @@ class SparseForward:
         self._blocks = [_Block(rows, n_tiles, 1 << 14) for rows in wanted]
 
     def _by_feature(self, fired: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Entries in the order of (feature, row): where each feature begins, then every block puts its entries in place."""
-        starts = np.zeros(fired.shape[1] + 1, np.int64)
-        np.cumsum(fired.sum(0), out=starts[1:])
+        """Entries in the order of (feature, row): where each feature begins, then every block puts its entries in place. Changes
+        `fired`."""
+        starts = np.empty(fired.shape[1] + 1, np.int64)
+        native_rows.begin_features(fired, starts)
         if len(self._lists[0]) < starts[-1]:
             size = int(starts[-1] * 1.25)
             self._lists = (np.empty(size, np.int32), np.empty(size, np.float32), np.empty(size, np.float32))
-        position = starts[:-1] + np.cumsum(fired, axis=0) - fired
 
         def place(i: int) -> None:
             block = self._blocks[i]
             entries = (block.found, block.ends, block.f, block.d, block.rows.start)
-            native_rows.place_by_feature(*entries, position[i], *self._lists)
+            native_rows.place_by_feature(*entries, fired[i], *self._lists)
 
         for_blocks(place, len(self._blocks))
         return starts, self._lists

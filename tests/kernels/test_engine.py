@@ -10,12 +10,13 @@ from sae.kernels import cpu
 from sae.kernels.cpu import SPARSE_BELOW, CpuEngine
 from sae.kernels.dense import DenseEngine
 from sae.kernels.objective import UpdateRule
-from sae.kernels.screens import Bfloat16Screen, Float32Screen, SparseRowsScreen
+from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, SparseRowsScreen
 from tests.support.problems import (
     APRIL_2024,
     MONOSEMANTICITY,
     OBJECTIVES,
     PAPER_RULE,
+    SCREENS,
     copied,
     fresh_state,
     problem,
@@ -25,7 +26,6 @@ from tests.support.problems import (
     uneven_norms,
 )
 
-SCREENS = [Float32Screen, Bfloat16Screen, SparseRowsScreen]
 WAYS = ["sparse", "dense"]
 CLIPPED = UpdateRule(unit_norm=False, max_gradient_norm=1.0)
 
@@ -209,13 +209,15 @@ def test_the_way_follows_the_density():
     assert taken(engine, x) == "dense"
 
 
+@pytest.mark.parametrize("has_bytes", [True, False])
 @pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_the_screen_follows_the_data(has_bfloat16, monkeypatch):
+def test_the_screen_follows_processor_and_data(has_bfloat16, has_bytes, monkeypatch):
     monkeypatch.setattr(cpu, "multiplies_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(cpu, "multiplies_bytes", lambda: has_bytes)
     weights, x = problem(n_rows=100, n_features=40, d_mlp=50)
     engine = engine_on(weights)
     thinned = x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.03)
-    assert type(engine._screen(x)) is (Bfloat16Screen if has_bfloat16 else Float32Screen)
+    assert type(engine._screen(x)) is (Bfloat16Screen if has_bfloat16 else BytesScreen if has_bytes else Float32Screen)
     assert type(engine._screen(thinned)) is SparseRowsScreen
     assert len(engine.update.bits) == (40 if has_bfloat16 else 0)
     assert engine._screen(x) is engine._screen(x), "screens keep their buffers"

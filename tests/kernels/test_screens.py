@@ -6,11 +6,10 @@ import torch
 
 from sae.kernels import native_rows, screens
 from sae.kernels.gradients import Weights
-from sae.kernels.screens import Bfloat16Screen, Float32Screen, SparseRowsScreen
+from sae.kernels.screens import Bfloat16Screen, BytesScreen, SparseRowsScreen
 from sae.kernels.sparse_cpu import BLOCK_ROWS
-from tests.support.problems import problem
+from tests.support.problems import SCREENS, problem
 
-SCREENS = [Float32Screen, Bfloat16Screen, SparseRowsScreen]
 SCALES = [1e-3, 1.0, 1e3]
 
 
@@ -89,11 +88,13 @@ def test_what_is_surely_inactive_is_let_out(kind, scale):
     """Nothing further below zero than twice the bound is a candidate; otherwise a screen could pass by letting all through."""
     weights, x = problem(n_rows=200, n_features=130, d_mlp=512)
     weights, x = weights._replace(b_dec=weights.b_dec * scale, b_enc=weights.b_enc * scale), mostly_zeros(x) * scale
+    if kind is BytesScreen:  # whose bound is by what rounding lost: least where the least entry is zero
+        x = x.abs()
     pre = (x - weights.b_dec).double() @ weights.W_enc.double().T + weights.b_enc.double()
     width = (x - weights.b_dec).norm(dim=1)[:, None] * weights.W_enc.norm(dim=1)
-    relative = 0.03 if kind is Bfloat16Screen else 1e-3
+    relative = {Bfloat16Screen: 0.03, BytesScreen: 0.045}.get(kind, 1e-3)
     below = (pre < -relative * width).numpy()
-    assert below.mean() > 0.2
+    assert below.mean() > 0.1
     assert not (below & candidates(kind, weights, x, tied=True)).any()
 
 
@@ -106,6 +107,35 @@ def test_bfloat16_in_the_worst_case():
     weights = barely(Weights(w, torch.zeros(70), w, torch.zeros(n)), w)
     assert (evaluated(weights, w) > 0).all()
     assert candidates(Bfloat16Screen, weights, w.clone(), tied=False).all()
+
+
+@pytest.mark.skipif(not screens.multiplies_bytes(), reason="needs AVX2")
+@pytest.mark.parametrize("places", [[0, 1, 4, 5], [2, 3, 6, 7], [0, 1], [9], list(range(80)), list(range(0, 80, 3))])
+@pytest.mark.parametrize("low", [0.0, -3.0])
+def test_bytes_that_fill_16_bits(places, low):
+    """The greatest entries of x where four products are added in 16 bits, and encoders of ±1, whose levels are the greatest: a
+    sum that overflows would be lost."""
+    x = torch.full((37, 80), low)
+    x[:, places] = torch.linspace(1, 2, 37)[:, None]
+    w = torch.ones(50, 80) * torch.where(torch.arange(50) % 3 > 0, 1.0, -1.0)[:, None]
+    weights = barely(Weights(w, torch.zeros(50), w, torch.zeros(80)), x, rows=np.arange(50) % 37)
+    active = evaluated(weights, x) > 0
+    found = candidates(BytesScreen, weights, x, tied=False)
+    assert 0 < active.sum() < active.size
+    assert not (active & ~found).any()
+
+
+@pytest.mark.skipif(not screens.multiplies_bytes(), reason="needs AVX2")
+@pytest.mark.parametrize("tied", [True, False])
+def test_bytes_of_rows_beyond_the_limit(tied):
+    """Where scales and norms might overflow nothing is ruled out; rows beside them are screened as ever."""
+    weights, x = problem(n_rows=40, n_features=70, d_mlp=20, bias=-20.0)
+    x[3], x[5, 2], x[7], x[9, 0] = x[3] * 1e31, 3e38, -3e38, float("nan")
+    found = candidates(BytesScreen, weights, x, tied=tied)
+    assert found[[3, 5, 7, 9]].all()
+    assert not found[[2, 4, 6, 8]].all()
+    active = evaluated(weights, x - weights.b_dec if tied else x) > 0
+    assert not (active & ~found).any()
 
 
 @pytest.mark.parametrize("kind", SCREENS)

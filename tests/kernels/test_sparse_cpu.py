@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sae.kernels import sparse_cpu
-from sae.kernels.screens import Bfloat16Screen, Float32Screen, SparseRowsScreen
+from sae.kernels.screens import Float32Screen, SparseRowsScreen
 from sae.kernels.sparse_cpu import BLOCK_ROWS, SparseForward
 from sae.kernels.update_cpu import CpuUpdate
 from tests.support import numpy_reference
@@ -14,6 +14,7 @@ from tests.support.problems import (
     FREE_RULE,
     MONOSEMANTICITY,
     OBJECTIVES,
+    SCREENS,
     away_from_zero,
     doubles,
     flags,
@@ -22,8 +23,6 @@ from tests.support.problems import (
     relative,
     uneven_norms,
 )
-
-SCREENS = [Float32Screen, Bfloat16Screen, SparseRowsScreen]
 
 
 def sparse_entries(weights, x, l1, objective, kind=Float32Screen, forward=None):

@@ -5,12 +5,16 @@ import torch
 
 from sae.kernels.gradients import Weights
 from sae.kernels.objective import Objective, UpdateRule
+from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, SparseRowsScreen, multiplies_bytes
 from sae.kernels.state import State
 from tests.support import numpy_reference
 
 MONOSEMANTICITY = Objective(tied_bias=True, weighted_l1=False)
 APRIL_2024 = Objective(tied_bias=False, weighted_l1=True)
 OBJECTIVES = [Objective(tied_bias=tied, weighted_l1=weighted) for tied in (True, False) for weighted in (True, False)]
+
+SCREENS = [Float32Screen, Bfloat16Screen, SparseRowsScreen] + [BytesScreen] * multiplies_bytes()
+"""Those that this processor can run."""
 
 
 def problem(n_rows=40, n_features=24, d_mlp=8, bias=0.0, seed=0, norms=1.0):

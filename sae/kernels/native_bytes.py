@@ -1,0 +1,117 @@
+"""Products of bytes, compiled: rows and encoders rounded to 7 bits or so, 16 features at a time, on any x86 with AVX2.
+
+`vpmaddubsw` multiplies 32 unsigned bytes with 32 signed ones and adds them in pairs, in 16 bits. Rows get as many levels as leave
+room for the sum of two such results, so that 64 products take two multiplications, an addition and a widening to 32 bits
+(`vpmaddwd` with ones): 2.7 times the rate of float32's fused multiply-add, and exact.
+
+A quad is the bytes of four entries, one uint32. Rows lie in groups, [group, quad, row], features in panels, [panel, quad,
+feature], both filled up with zeros, and to an even number of quads.
+"""
+
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+from sae.kernels.instructions import GROUP_ROWS, PANEL, lowest_bit, screen_bytes
+from sae.kernels.native_rows import COMPILED
+
+LEVELS = 127
+"""Of an encoder, on either side of zero."""
+ROOM = 32_767 // LEVELS - 2
+"""What the levels of four entries of a row may add up to, before each is rounded up by at most a half."""
+SMALLEST = np.float32(1e-35)
+"""A range below it all goes to level 0, so that no product of a step and a level underflows."""
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def rows_to_bytes(x, first_row, n_rows, packed, scale, low, lost, greatest):
+    """Round rows from `first_row` on to levels between their least entry and their greatest: x ≈ low + scale · level, with as
+    many levels as keep the sums of four products below 2¹⁵.
+
+    Fills `packed` (uint32 [group, quad, row]) and, by row, the two constants, ‖what was lost‖ and the greatest |x|."""
+    width, n_quads = x.shape[1], packed.shape[1]
+    shares, levels = np.zeros(4 * n_quads, np.float32), np.zeros(4 * n_quads, np.uint8)
+    quads = levels.view(np.uint32)
+    for r in range(first_row, first_row + n_rows):
+        row = x[r]
+        least, most = row[0], row[0]
+        for d in range(width):
+            least, most = min(least, row[d]), max(most, row[d])
+        reach = most - least
+        inverse = np.float32(1) / reach if reach > SMALLEST else np.float32(0)
+        for d in range(width):
+            shares[d] = (row[d] - least) * inverse
+        fullest = np.float32(1)
+        for d in range(0, 4 * n_quads, 8):  # the four products that are added in 16 bits
+            fullest = max(fullest, shares[d] + shares[d + 1] + shares[d + 4] + shares[d + 5])
+            fullest = max(fullest, shares[d + 2] + shares[d + 3] + shares[d + 6] + shares[d + 7])
+        n_levels = np.float32(ROOM) / fullest
+        step = reach / n_levels
+        total = np.float32(0)
+        for d in range(width):
+            level = np.uint8(min(max(shares[d] * n_levels + np.float32(0.5), np.float32(0)), np.float32(255)))
+            levels[d] = level
+            error = row[d] - (least + step * np.float32(level))
+            total += error * error
+        group, q = packed[r // GROUP_ROWS], r % GROUP_ROWS
+        for i in range(n_quads):
+            group[i, q] = quads[i]
+        scale[r], low[r], lost[r], greatest[r] = step, least, np.sqrt(total), max(abs(least), abs(most))
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def features_to_bytes(W, first_feature, end_feature, centre, packed, scale, total, lost, greatest, at_centre):
+    """Round encoders to levels from −`LEVELS` to `LEVELS`: w ≈ ŵ = scale · level, into `packed` (uint32 [panel, quad, feature]),
+    whose first feature is `first_feature`; and, by feature, scale, Σ ŵ, ‖what was lost‖, the greatest |w| and centre · ŵ
+    (float64)."""
+    width, n_quads = W.shape[1], packed.shape[1]
+    levels = np.zeros(4 * n_quads, np.int8)
+    quads = levels.view(np.uint32)
+    for j in range(end_feature - first_feature):
+        row = W[first_feature + j]
+        most = np.float32(0)
+        for d in range(width):
+            most = max(most, abs(row[d]))
+        inverse = np.float32(LEVELS) / most if most > SMALLEST else np.float32(0)
+        step = most / np.float32(LEVELS)
+        squares, count, along = np.float32(0), np.float32(0), 0.0
+        for d in range(width):
+            level = np.rint(min(max(row[d] * inverse, np.float32(-LEVELS)), np.float32(LEVELS)))
+            levels[d] = np.int8(level)
+            count += level
+            along += np.float64(centre[d]) * np.float64(level)
+            error = row[d] - step * level
+            squares += error * error
+        panel, q = packed[j // PANEL], j % PANEL
+        for i in range(n_quads):
+            panel[i, q] = quads[i]
+        scale[j], total[j], lost[j], greatest[j] = step, step * count, np.sqrt(squares), most
+        at_centre[j] = np.float64(step) * along
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def scan_bytes(rows, of_rows, panels, of_panels, first_row, n_rows, feature_0, width, found, ends):
+    """As `native_rows.scan_float32`, with the products computed here: the candidates among the `width` features of `panels`, the
+    first of which is `feature_0`; all else as in `screen_bytes`. `first_row` is a group's first."""
+    n = ends[0]
+    n_panels, n_groups = panels.shape[0], -(-n_rows // GROUP_ROWS)
+    masks = np.zeros((n_groups * GROUP_ROWS, -(-n_panels // 4)), np.uint64)
+    by_panel = masks.view(np.uint16)
+    for p in range(n_panels):
+        for g in range(n_groups):
+            screen_bytes(rows, first_row // GROUP_ROWS + g, panels, p, of_rows, of_panels, by_panel, g * GROUP_ROWS)
+    for r in range(n_rows):
+        if n + width > found.shape[0]:
+            return -1
+        for i in range(masks.shape[1]):
+            mask = masks[r, i]
+            while mask:
+                found[n] = feature_0 + i * 4 * PANEL + lowest_bit(mask)
+                n += 1
+                mask &= mask - np.uint64(1)
+        ends[r + 1] = n
+    return n
