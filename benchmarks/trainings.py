@@ -61,7 +61,7 @@ def train_pipelines_recipe(rows: Tensor, sizes: Sizes, settings: Settings) -> Di
 
 
 def train_april2024(rows: Tensor, sizes: Sizes, settings: Settings) -> Dictionary:
-    """The recipe as it stands, steering for an L0."""
+    """The recipe but for its learning rate, which is meant for 200,000 steps; steering for an L0."""
     return _ours(TrainConfig(recipe="april2024", target_l0=settings.sparsity), rows, sizes, settings)
 
 
@@ -104,11 +104,11 @@ def _peer(name: str, rows: Tensor, sizes: Sizes, settings: Settings, **options: 
     return from_weights(weights.W_enc, weights.b_enc, weights.W_dec, weights.b_dec, tied=weights.tied)
 
 
-PEERS_RATES = (3e-4, 1.5e-3, 4e-3)
+RATES = (3e-4, 1.5e-3, 4e-3)
 """SAELens' default, which is that of dictionary_learning's demo too; one between; and ours for short runs."""
 CONTESTANTS = {
     "ours, default": Contestant(train_pipelines_recipe, (None,)),
-    "saelens": Contestant(train_saelens, PEERS_RATES),
-    "dictionary_learning": Contestant(train_dictionary_learning, PEERS_RATES),
-    "ours, april2024": Contestant(train_april2024, (None,), by_target=True),
+    "saelens": Contestant(train_saelens, RATES),
+    "dictionary_learning": Contestant(train_dictionary_learning, RATES),
+    "ours, april2024": Contestant(train_april2024, RATES, by_target=True),
 }
