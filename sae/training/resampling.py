@@ -19,6 +19,7 @@ from sae.kernels.gradients import Weights
 from sae.kernels.objective import Objective
 from sae.kernels.state import State
 from sae.shapes import Rows
+from sae.training.precision import full_precision
 from sae.training.recipes import Recipe
 
 Draws = Float[Tensor, "draw d_mlp"]
@@ -27,6 +28,7 @@ ENCODER_SCALE = 0.2
 
 
 @torch.no_grad()
+@full_precision()
 def row_losses(weights: Weights, x: Rows, l1: float, objective: Objective) -> Tensor:
     """‖x − x̂‖² + λ Σ c_i f_i of each row; λ = 0 gives the squared error."""
     seen = x - weights.b_dec if objective.tied_bias else x

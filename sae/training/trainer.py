@@ -19,6 +19,7 @@ from sae.training.config import TrainConfig
 from sae.training.counts import Firings
 from sae.training.initial import initial_weights
 from sae.training.observers import Observer
+from sae.training.precision import full_precision
 from sae.training.records import measure
 from sae.training.resampling import Draws, draw_inputs, resample
 from sae.training.roofline import encoder_rows_per_second
@@ -35,6 +36,7 @@ class Trainer:
     `numbers()`; randomness is derived from the seed and the step, so there is no generator to save.
     """
 
+    @full_precision()
     def __init__(self, config: TrainConfig, first: Rows, scale: float, device: torch.device, observers: Sequence[Observer] = ()):
         d_mlp = first.shape[1]
         if config.n_features > MOST_FEATURES_PER_NEURON * d_mlp:
@@ -86,6 +88,7 @@ class Trainer:
         batches, chance = map(self.scaled, others(n_batches)), self._generator(self.n_done)
         return draw_inputs(self.state.weights, batches, n_dead, l1, self.recipe.objective, chance)
 
+    @full_precision()
     def resample(self, drawn: Draws | None) -> None:
         """Give dead features the inputs that `draw` drew, and tell the observers."""
         if drawn is not None:
@@ -99,6 +102,7 @@ class Trainer:
     def _dead(self) -> Tensor:
         return self.window.n_fired <= self.recipe.resample_below * self.window.n_rows
 
+    @full_precision()
     def step(self, batch: Rows) -> None:
         """One step on `batch`; raises `NumericsError`, with nothing updated, where loss or gradients are not finite."""
         step = self.n_done
@@ -127,6 +131,7 @@ class Trainer:
         for observer in self.observers:
             observer.advance(1)
 
+    @full_precision()
     def dictionary(self) -> Dictionary:
         """The dictionary for unscaled activations, its vectors of norm 1: with x' = s x, f' = s f and the rest follows; the
         norm of a dictionary vector goes into the encoder, since ReLU(c z) = c ReLU(z). Raises `NumericsError` for weights that

@@ -234,3 +234,27 @@ def test_trained_saved_and_loaded(tmp_path):
 def test_the_same_thing_twice_under_two_names():
     with pytest.raises(ConfigError, match="give it as lr"):
         train(toy_rows(), learning_rate=1e-3, lr=1e-2)
+
+
+@pytest.mark.parametrize("changes", [DEAD, {"recipe": "default"}, {"recipe": "april2024"}, {"engine": "dense"}])
+def test_autocast_around_it_changes_no_bit(changes):
+    config = toy_config(**changes)
+    plain = fit(toy_rows(), [config])[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same_bits(fit(toy_rows(), [config])[0], plain)
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_an_iterator_runs_under_its_owner_s_autocast():
+    """It may be a transformer; resampling looks at its batches too."""
+    seen = []
+
+    def batches():
+        for batch in islice(TensorRows(toy_rows()).batches(40), 80):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            yield batch
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fit(batches(), [toy_config(**DEAD)])
+    assert len(seen) >= 60
+    assert all(seen)
