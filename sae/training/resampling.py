@@ -11,6 +11,7 @@ which loss, which vector, what is dead.
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,7 +41,7 @@ def row_losses(weights: Weights, x: Rows, l1: float, objective: Objective) -> Te
 
 @torch.no_grad()
 def draw_inputs(
-    weights: Weights, batches: Iterable[Tensor], n_draws: int, l1: float, objective: Objective, generator: torch.Generator
+    weights: Weights, batches: Iterable[Tensor], n_draws: int, l1: float, objective: Objective, chance: np.random.Generator
 ) -> Draws:
     """`n_draws` independent draws from the rows of all `batches`, each row with probability ∝ (its loss)².
 
@@ -50,18 +51,17 @@ def draw_inputs(
     drawn = None
     total = 0.0
     for x in batches:
-        p = row_losses(weights, x, l1, objective).double().square().cpu()
-        p[~torch.isfinite(p)] = 0.0  # a row that holds NaN is never drawn, and leaves the others their share
+        p = row_losses(weights, x, l1, objective).double().square().cpu().numpy()
+        p[~np.isfinite(p)] = 0.0  # a row that holds NaN is never drawn, and leaves the others their share
         weight = float(p.sum())
         if drawn is None:
             drawn = x[:1].repeat(n_draws, 1)
         if weight == 0.0:
             continue
         total += weight
-        replaced = (torch.rand(n_draws, generator=generator, dtype=torch.float64) < weight / total).nonzero()[:, 0]
-        if len(replaced):
-            chosen = torch.multinomial(p, len(replaced), replacement=True, generator=generator)
-            drawn[replaced.to(x.device)] = x[chosen.to(x.device)]
+        replaced = np.flatnonzero(chance.random(n_draws) < weight / total)
+        chosen = chance.choice(len(p), len(replaced), p=p / weight)
+        drawn[torch.from_numpy(replaced).to(x.device)] = x[torch.from_numpy(chosen).to(x.device)]
     assert drawn is not None, "no batches to resample from"
     return drawn
 

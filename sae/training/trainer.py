@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sae.chance import generator
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
@@ -48,7 +50,7 @@ class Trainer:
         self.observers = observers
         self.schedule = self.recipe.schedule(config.n_steps)
         self.l1 = config.summed_l1(d_mlp)
-        weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._generator(0))
+        weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._chance(0))
         self.state = State.start(weights)
         self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule, config.engine)
         self.window, self.density = Firings(config.n_features, device), Firings(config.n_features, device)
@@ -85,7 +87,7 @@ class Trainer:
             return None
         n_batches = -(-self.recipe.resample_inputs // self.config.batch_size)
         l1 = self.l1_at(self.n_done - 1) if self.recipe.resample_loss == "total" else 0.0
-        batches, chance = map(self.scaled, others(n_batches)), self._generator(self.n_done)
+        batches, chance = map(self.scaled, others(n_batches)), self._chance(self.n_done)
         return draw_inputs(self.state.weights, batches, n_dead, l1, self.recipe.objective, chance)
 
     @full_precision()
@@ -180,9 +182,9 @@ class Trainer:
             self.engine.density = numbers["engine_density"]  # type: ignore[attr-defined]
         self.engine.refresh()
 
-    def _generator(self, event: int) -> torch.Generator:
-        """Chance for what happens before step `event` (0: the initial weights)."""
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + event) % 2**63)
+    def _chance(self, step: int) -> np.random.Generator:
+        """For what happens before `step` (0: the initial weights)."""
+        return generator(self.config.seed, "training", step)
 
     def _refuse(self, result: StepResult, x: Rows, step: int) -> None:
         bad = int((~torch.isfinite(x)).any(1).sum())

@@ -194,7 +194,7 @@ def test_a_batch_that_is_refused_stops_without_checkpoints_as_well():
         train(batches, **small())
 
 
-@pytest.mark.parametrize("wrong", [{"start": "bogus"}, {"engine": "x"}, {"seed": -5}, {"n_steps": 5.5}])
+@pytest.mark.parametrize("wrong", [{"start": "bogus"}, {"engine": "x"}, {"seed": -5}, {"data_seed": -5}, {"n_steps": 5.5}])
 def test_configs_made_by_hand_are_checked_too(wrong):
     config = toy_config()
     for name, value in wrong.items():  # the type checker of the tests would refuse it sooner

@@ -3,6 +3,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ PAPER, APRIL = RECIPES["monosemanticity"], RECIPES["april2024"]
 
 def start_of(recipe, n_features=5000, d_mlp=64):
     first = toy_rows(100, d_mlp)
-    return initial_weights(recipe, n_features, first, torch.Generator().manual_seed(0)), first
+    return initial_weights(recipe, n_features, first, np.random.default_rng(0)), first
 
 
 class TestMonosemanticity:
