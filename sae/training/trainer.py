@@ -32,7 +32,7 @@ MOST_FEATURES_PER_NEURON = 1024
 
 
 class Trainer:
-    """Trains one dictionary on batches handed to it one by one: `before_step`, then `step`, `config.n_steps` times.
+    """Trains one dictionary on batches handed to it one by one: `before_step`, then `step`, `n_steps` times.
 
     `first` is the first batch, unscaled; `scale` multiplies every batch (`input_scale`). All of its state is in `tensors()` and
     `numbers()`; randomness is derived from the seed and the step, so there is no generator to save.
@@ -46,9 +46,11 @@ class Trainer:
                 f"'n_features' = {config.n_features} for {d_mlp} neurons: more than {MOST_FEATURES_PER_NEURON} a neuron "
                 f"makes no sense (the paper's widest has 256); lower train.n_features"
             )
+        assert config.n_steps is not None, "a config that is not `sized`"
         self.config, self.recipe, self.scale, self.device = config, config.settled(), scale, device
+        self.n_steps, self.batch_size = config.n_steps, len(first)
         self.observers = observers
-        self.schedule = self.recipe.schedule(config.n_steps)
+        self.schedule = self.recipe.schedule(self.n_steps)
         self.l1 = config.summed_l1(d_mlp)
         weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._chance(0))
         self.state = State.start(weights)
@@ -59,7 +61,7 @@ class Trainer:
         self.history_rows: list[int] = []
         self.controller: SparsityController | None = None
         if config.target_l0 is not None:
-            start, end = (round(at * config.n_steps) for at in (self.recipe.l1_warmup, config.control_until))
+            start, end = (round(at * self.n_steps) for at in (self.recipe.l1_warmup, config.control_until))
             self.controller = SparsityController(config.target_l0, start, end)
         self.n_done = 0
         self._resampled_at: int | None = None  # so that a run that goes on from a refused batch does not do it twice
@@ -85,7 +87,7 @@ class Trainer:
         n_dead = int(self._dead().sum())
         if not n_dead:
             return None
-        n_batches = -(-self.recipe.resample_inputs // self.config.batch_size)
+        n_batches = -(-self.recipe.resample_inputs // self.batch_size)
         l1 = self.l1_at(self.n_done - 1) if self.recipe.resample_loss == "total" else 0.0
         batches, chance = map(self.scaled, others(n_batches)), self._chance(self.n_done)
         return draw_inputs(self.state.weights, batches, n_dead, l1, self.recipe.objective, chance)
@@ -116,7 +118,7 @@ class Trainer:
         learning_rate = self.recipe.learning_rate * self.schedule.learning_rate(step)
         result = self.engine.step(x, self.l1_at(step), learning_rate)
         self._finite &= result.finite
-        recorded = (step + 1) % self.config.log_every == 0 or step + 1 == self.config.n_steps
+        recorded = (step + 1) % self.config.log_every == 0 or step + 1 == self.n_steps
         if (self.device.type == "cpu" or recorded) and not self._finite:
             self._refuse(result, x, step)
         for counts in (self.window, self.density):
@@ -126,7 +128,7 @@ class Trainer:
         self.n_done = step + 1
         if recorded:
             self._record(result, x, step)
-        if self.density.n_rows >= self.config.density_window * self.config.n_steps * self.config.batch_size:
+        if self.density.n_rows >= self.config.density_window * self.n_steps * self.batch_size:
             self.history.append(self.density.n_fired.clone())
             self.history_rows.append(self.density.n_rows)
             self.density.clear()
