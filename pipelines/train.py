@@ -29,7 +29,8 @@ def train_stage(
     commit each dictionary to its folder in `targets`."""
     wandb = stage.section("wandb", WandbConfig)
     store = ActivationStore.open(stage.activations)
-    n_steps = max(config.n_steps for config in configs.values())
+    configs = {name: config.sized(len(store)) for name, config in configs.items()}
+    n_steps = max(config.n_steps or 0 for config in configs.values())
     with ExitStack() as closing:
         observers: list[list[Observer]] = []
         for i, (name, config) in enumerate(configs.items()):
@@ -59,6 +60,8 @@ def train_stage(
 def commit(stage: Stage, name: str, config: TrainConfig, trained: Trained, target: Path, n_rows: int) -> None:
     """Write one dictionary with its history."""
     assert trained.dictionary.run is not None, "fit sets it"
+    assert config.n_steps is not None, "sized"
+    assert config.batch_size is not None, "sized"
     facts = {**trained.dictionary.run.facts, "epochs": config.n_steps * config.batch_size / n_rows}
     run = stage.run("dictionary", config, id=name, parents=(stage.activations,), **facts)
     with artefact.writing(target, run) as draft:

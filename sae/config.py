@@ -55,9 +55,10 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
         built = TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
-    seed = getattr(built, "seed", None)
-    if seed is not None and not 0 <= seed < 2**63:
-        raise ConfigError(f"'{where}.seed' = {seed}: must be at least 0 and below 2**63")
+    for name in ("seed", "data_seed"):
+        seed = getattr(built, name, None)
+        if seed is not None and not 0 <= seed < 2**63:
+            raise ConfigError(f"'{where}.{name}' = {seed}: must be at least 0 and below 2**63")
     return built
 
 

@@ -10,7 +10,7 @@ from tests.import_graph import ROOT, imports, is_code, modules, stage_code
 # A unit imports from lines above its own; siblings on a line are independent. Units are folders, or files at the top.
 LAYERS = [
     ["errors", "shapes"],
-    ["provenance", "progress", "tensors"],
+    ["chance", "provenance", "progress", "tensors"],
     ["config", "artefact", "accumulate"],
     ["metrics", "dictionary", "storage"],
     ["kernels", "source"],

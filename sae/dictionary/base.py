@@ -17,6 +17,9 @@ class Dictionary(nn.Module, ABC):
 
     `W_enc` and `W_dec` are both [feature, d_mlp]: rows are features. `b_enc` is [feature], `b_dec` [d_mlp].
     Its parameters do not require gradients; `requires_grad_()` makes them.
+
+    It computes in its own precision, float32 unless it was cast: activations in any other (a transformer's bfloat16, numpy's
+    float64) are cast to it first, and results are in it. For float64's accuracy cast the dictionary: `dictionary.double()`.
     """
 
     variant: ClassVar[str]
@@ -62,7 +65,7 @@ class Dictionary(nn.Module, ABC):
 
     def decode(self, f: Tensor) -> Tensor:
         """Reconstructed MLP activations [..., d_mlp] of feature activations `f` [..., feature]."""
-        return f @ self.W_dec + self.b_dec
+        return self._floats(f, "feature activations", "n_features") @ self.W_dec + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
         """`decode(encode(x))`."""
@@ -83,10 +86,16 @@ class Dictionary(nn.Module, ABC):
     def extra_repr(self) -> str:
         return f"n_features={self.n_features}, d_mlp={self.d_mlp}"
 
-    def check_width(self, x: Tensor) -> None:
-        """Raises `ConfigError` where the last axis of `x` is not d_mlp."""
-        if x.shape[-1] != self.d_mlp:
-            raise ConfigError(f"activations of width {x.shape[-1]} given to a dictionary of d_mlp = {self.d_mlp}")
+    def rows(self, x: Tensor) -> Tensor:
+        """`x` in the dictionary's precision. Raises `ConfigError` where it is no floats or its last axis is not d_mlp."""
+        return self._floats(x, "activations", "d_mlp")
+
+    def _floats(self, x: Tensor, what: str, axis: str) -> Tensor:
+        if not x.is_floating_point():
+            raise ConfigError(f"{what} of {x.dtype} given to a dictionary of {self.W_enc.dtype}; give floats, such as x.float()")
+        if x.shape[-1] != getattr(self, axis):
+            raise ConfigError(f"{what} of width {x.shape[-1]} given to a dictionary of {axis} = {getattr(self, axis)}")
+        return x.to(self.W_enc.dtype)
 
 
 def to_device(name: str) -> torch.device:

@@ -15,9 +15,7 @@ class ReluDictionary(Dictionary):
     variant: ClassVar[str] = "relu"
 
     def encode(self, x: Tensor) -> Tensor:
-        self.check_width(x)
-        return torch.relu(torch.nn.functional.linear(x, self.W_enc, self.b_enc))
+        return torch.relu(torch.nn.functional.linear(self.rows(x), self.W_enc, self.b_enc))
 
     def encode_only(self, x: Tensor, features: Tensor) -> Tensor:
-        self.check_width(x)
-        return torch.relu(torch.nn.functional.linear(x, self.W_enc[features], self.b_enc[features]))
+        return torch.relu(torch.nn.functional.linear(self.rows(x), self.W_enc[features], self.b_enc[features]))

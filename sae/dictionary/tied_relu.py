@@ -15,9 +15,7 @@ class TiedBiasDictionary(Dictionary):
     variant: ClassVar[str] = "tied_bias_relu"
 
     def encode(self, x: Tensor) -> Tensor:
-        self.check_width(x)
-        return torch.relu(torch.nn.functional.linear(x - self.b_dec, self.W_enc, self.b_enc))
+        return torch.relu(torch.nn.functional.linear(self.rows(x) - self.b_dec, self.W_enc, self.b_enc))
 
     def encode_only(self, x: Tensor, features: Tensor) -> Tensor:
-        self.check_width(x)
-        return torch.relu(torch.nn.functional.linear(x - self.b_dec, self.W_enc[features], self.b_enc[features]))
+        return torch.relu(torch.nn.functional.linear(self.rows(x) - self.b_dec, self.W_enc[features], self.b_enc[features]))

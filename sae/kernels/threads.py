@@ -1,5 +1,6 @@
 """Compiled work on several threads: the same blocks whatever the number of threads, taken from a queue as threads get free."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -13,6 +14,10 @@ T = TypeVar("T")
 @cache
 def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, thread_name_prefix="sae-step")
+
+
+# A fork copies the pool but none of its threads: a child that gave it work would wait for ever.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def for_blocks(work: Callable[[int], T], n_blocks: int) -> list[T]:

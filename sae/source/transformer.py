@@ -23,6 +23,7 @@ from transformer_lens.model_bridge.sources.transformers import boot as boot_tran
 from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
 from sae import artefact
+from sae.chance import generator
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, TokenLosses, Tokens
@@ -177,7 +178,10 @@ def site_of(config: TransformerConfig) -> Site:
 
 
 def build_native(fields: dict[str, Any], seed: int = 0) -> TransformerBridge:
-    """A transformer of transformer_lens's own architecture with fresh weights; `fields` are `NATIVE_FIELDS`."""
+    """A transformer of transformer_lens's own architecture with fresh weights; `fields` are `NATIVE_FIELDS`.
+
+    It draws with torch, which keeps 32 bits of a seed: longer ones are hashed to that."""
+    seed = seed if seed < 2**32 else int(generator(seed, "transformer").integers(2**32))
     try:
         return boot_native(TransformerBridgeConfig(**fields, seed=seed))
     except (TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sae import artefact
+from sae.chance import generator
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
@@ -76,7 +77,7 @@ class ActivationStore:
         """Mixed blocks from row `skipped` of `epoch` on; blocks that lie wholly before it are not read."""
         n_chunks = -(-self.n_rows // CHUNK_ROWS)
         while True:
-            order = np.random.default_rng([seed, epoch]).permutation(n_chunks)
+            order = generator(seed, "order of chunks", epoch).permutation(n_chunks)
             for start in range(0, n_chunks, CHUNKS_MIXED):
                 chunks = [
                     slice(i * CHUNK_ROWS, min((i + 1) * CHUNK_ROWS, self.n_rows)) for i in order[start : start + CHUNKS_MIXED]
@@ -86,7 +87,7 @@ class ActivationStore:
                     skipped -= size
                     continue
                 block = np.concatenate([self[chunk] for chunk in chunks])
-                yield block[np.random.default_rng([seed, epoch, start]).permutation(size)[skipped:]]
+                yield block[generator(seed, "order of rows", epoch, start).permutation(size)[skipped:]]
                 skipped = 0
             epoch += 1
 

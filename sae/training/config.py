@@ -8,6 +8,10 @@ from typing import Literal
 from sae.errors import ConfigError
 from sae.training.recipes import RECIPES, Recipe
 
+BATCH_SIZE = 8192
+FEWEST_STEPS = 1000
+"""Where the run's length is left open."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -16,9 +20,10 @@ class TrainConfig:
     recipe: str = "default"
     """One of `sae.training.recipes.RECIPES`."""
     n_features: int = 4096
-    n_steps: int = 1000
-    batch_size: int = 8192
-    """Rows a step."""
+    n_steps: int | None = None
+    """null: one pass over the rows, at least 1,000."""
+    batch_size: int | None = None
+    """Rows a step; null: 8,192, or all rows where there are fewer, or as many as an iterator's batches have."""
     seed: int = 0
     """Of the weights and of resampling's draws."""
     data_seed: int = 0
@@ -67,8 +72,9 @@ class TrainConfig:
         if self.recipe not in RECIPES:
             raise ConfigError(f"'recipe' = {self.recipe!r}: there are {', '.join(RECIPES)}")
         for name in ("n_features", "batch_size", "n_steps", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"'{name}' = {getattr(self, name)}: must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"'{name}' = {value}: must be at least 1")
         for name in ("ultralow", "density_window", "control_until"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be a fraction, 0 to 1")
@@ -84,14 +90,20 @@ class TrainConfig:
                 f"towards 'target_l0' = {self.target_l0}"
             )
 
+    def sized(self, n_rows: int | None) -> "TrainConfig":
+        """With a `batch_size` and `n_steps` for a source of `n_rows` rows (None where it does not say) in the place of null."""
+        batch_size = min(BATCH_SIZE, n_rows or BATCH_SIZE) if self.batch_size is None else self.batch_size
+        n_steps = max(FEWEST_STEPS, (n_rows or 0) // batch_size) if self.n_steps is None else self.n_steps
+        return dataclasses.replace(self, batch_size=batch_size, n_steps=n_steps)
+
     def settled(self) -> Recipe:
-        """The recipe with this config's changes, its learning rate the one for this run's length."""
+        """The recipe with this config's changes, its learning rate the one for this run's length, once that is known."""
         base = RECIPES[self.recipe]
         ours = {field.name for field in fields(self)}
         changes = {field.name: getattr(self, field.name) for field in fields(Recipe) if field.name in ours - {"n_steps"}}
         changes = {name: value for name, value in changes.items() if value is not None}
         recipe = dataclasses.replace(base, **changes)
-        if self.learning_rate is None:
+        if self.learning_rate is None and self.n_steps is not None:
             recipe = dataclasses.replace(recipe, learning_rate=recipe.learning_rate_for(self.n_steps))
         return recipe
 

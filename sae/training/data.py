@@ -6,15 +6,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sae.chance import generator
 from sae.errors import ConfigError
 from sae.shapes import Rows
 
-RESAMPLING_STREAM = 1 << 32
-"""Added to the data seed for the rows that resampling looks at: another order than training's."""
 SCALE_BATCHES = 8
 """Batches whose mean square norm stands for all, where the source does not know its own."""
 
@@ -65,8 +63,7 @@ class TensorRows:
             order = order[n_rows:]
 
     def _order(self, seed: int, epoch: int) -> Tensor:
-        # numpy's: a torch generator keeps 32 bits of its seed, to which seeds that are 2**32 apart are one
-        return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self)))
+        return torch.from_numpy(generator(seed, "order of rows", epoch).permutation(len(self)))
 
 
 class Feed:
@@ -102,7 +99,7 @@ class Feed:
     def others(self, n_batches: int) -> Iterator[Rows]:
         """Batches for resampling, in an order of their own that depends on the position; the position stays."""
         start = self.position * n_batches
-        return islice(self.source.batches(self.batch_size, seed=self.seed + RESAMPLING_STREAM, start=start), n_batches)
+        return islice(self.source.batches(self.batch_size, seed=resampling_seed(self.seed), start=start), n_batches)
 
 
 class IteratorFeed:
@@ -156,6 +153,11 @@ class IteratorFeed:
                     "give it more batches, or train for fewer steps"
                 ) from None
         return list(islice(self._ahead, n_batches))
+
+
+def resampling_seed(data_seed: int) -> int:
+    """The seed of the order in which resampling looks at rows. Drawn, and no sum: a source may keep few bits of it."""
+    return int(generator(data_seed, "rows to resample from").integers(2**63))
 
 
 def _checked(batch: Any) -> Rows:

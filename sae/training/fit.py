@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,6 @@ from sae.training.observers import History, Observer
 from sae.training.stopping import Stop, StopRequest, stop_request
 from sae.training.trainer import Trainer
 
-FEWEST_STEPS = 1000
 CHECKPOINT_SECONDS = 120.0
 
 
@@ -68,10 +67,9 @@ def train(
     for ours, name in (("lr", "learning_rate"), ("steps", "n_steps")):
         if name in changes:
             raise ConfigError(f"'{name}' = {changes[name]!r}: give it as {ours}")
-    source, n_steps, n_rows = _sized(rows, steps, batch_size)
     named = {"n_features": n_features, "recipe": recipe, "l1": l1, "target_l0": target_l0, "learning_rate": lr, "seed": seed}
-    config = build(TrainConfig, {**named, "n_steps": n_steps, "batch_size": n_rows, **changes}, "train")
-    return fit(source, [config], device=device, checkpoints=checkpoints, observers=[observers])[0].dictionary
+    config = build(TrainConfig, {**named, "n_steps": steps, "batch_size": batch_size, **changes}, "train")
+    return fit(rows, [config], device=device, checkpoints=checkpoints, observers=[observers])[0].dictionary
 
 
 def train_many(
@@ -84,7 +82,8 @@ def train_many(
 ) -> list[Dictionary]:
     """Train a dictionary for each of `configs` in one pass over the same batches; each is what it would be if trained alone.
 
-    They may differ in anything but `batch_size` and `data_seed`. As `train` else; `observers` are a list for each config."""
+    They may differ in anything but `batch_size` and `data_seed`; a `batch_size` or `n_steps` that is None follows the rows, as
+    in `train`. As `train` else; `observers` are a list for each config."""
     return [one.dictionary for one in fit(rows, configs, device=device, checkpoints=checkpoints, observers=observers)]
 
 
@@ -102,11 +101,12 @@ def fit(
     """As `train_many`, with all that training leaves. `data` names the rows (a digest): checkpoints made from others, or with
     other configs, are refused, or removed with `discard_foreign`. `checkpoint_seconds` lie between two checkpoints; the last
     one, at the end, stays: called again, the finished dictionaries come back at once."""
-    configs = _checked(configs)
+    rows, configs = _sized(rows, _checked(configs))
     shared = {(config.batch_size, config.data_seed) for config in configs}
     if len(shared) != 1:
         raise ConfigError(f"dictionaries trained together share batch_size and data_seed, not {sorted(shared)}; train them apart")
     (batch_size, data_seed) = shared.pop()
+    assert batch_size is not None, "sized"
     with ExitStack() as stack:
         saved, start = None, None
         feed = make_feed(rows, batch_size, data_seed)
@@ -190,13 +190,13 @@ def _run(
             yield batch
 
     try:
-        while any(trainer.n_done < trainer.config.n_steps for trainer in trainers):
+        while any(trainer.n_done < trainer.n_steps for trainer in trainers):
             request.check()
             if saved is not None and time.monotonic() - last >= every:
                 _save(saved, trainers, feed.position)
                 last = time.monotonic()
             # one may be a step ahead of the feed: it took the batch that another was refused, before that checkpoint
-            going = [trainer for trainer in trainers if trainer.n_done == feed.position < trainer.config.n_steps]
+            going = [trainer for trainer in trainers if trainer.n_done == feed.position < trainer.n_steps]
             draws = [(trainer, trainer.draw(others)) for trainer in going if trainer.resamples_now()]
             for trainer, drawn in draws:  # only now, when all draws are made: a stop before this changes nothing
                 trainer.resample(drawn)
@@ -237,24 +237,26 @@ def _save(saved: Checkpoints, trainers: list[Trainer], position: int) -> None:
 def _trained(trainer: Trainer, history: History) -> Trained:
     config, dictionary = trainer.config, trainer.dictionary()
     last: dict[str, Any] = next((row for row in reversed(history.rows) if "event" not in row), {})
-    facts = {"input_scale": trainer.scale, "lambda": trainer.l1_at(config.n_steps - 1), "last_record": last}
+    facts = {"input_scale": trainer.scale, "lambda": trainer.l1_at(trainer.n_steps - 1), "last_record": last}
     params = dataclasses.asdict(config)
     dictionary.run = Run(kind="dictionary", params=params, seed=config.seed, device=str(trainer.device), facts=facts)
     tensors = trainer.tensors()
     return Trained(dictionary, history.rows, tensors["history"].cpu(), torch.tensor(trainer.history_rows))
 
 
-def _sized(rows: Any, steps: int | None, batch_size: int | None) -> tuple[Any, int, int]:
-    """`rows` (an iterator with its first batch put back), and the steps and batch size that fit them where none are given."""
+def _sized(
+    rows: Tensor | RowSource | Iterable[Tensor], configs: Sequence[TrainConfig]
+) -> tuple[Tensor | RowSource | Iterable[Tensor], list[TrainConfig]]:
+    """`rows` (an iterator with its first batch put back), and the configs with the steps and batch size that fit them where
+    none are given."""
     if isinstance(rows, Tensor) or hasattr(rows, "batches"):
-        n_rows = len(rows) if hasattr(rows, "__len__") else 0
-        if batch_size is None:
-            batch_size = min(8192, n_rows) if n_rows else 8192
-        return rows, max(FEWEST_STEPS, n_rows // max(1, batch_size)) if steps is None else steps, batch_size
-    batches = iter(rows)
+        n_rows = len(rows) if isinstance(rows, Sized) else None
+        return rows, [config.sized(n_rows) for config in configs]
+    batches = iter(cast(Iterable[Tensor], rows))
     try:
         first = next(batches)
     except StopIteration:
         raise ConfigError("the iterator has no batches") from None
-    n_steps, n_rows = FEWEST_STEPS if steps is None else steps, len(first) if batch_size is None else batch_size
-    return chain([first], batches), n_steps, n_rows
+    n_rows = len(first) if isinstance(first, Tensor) else None  # if not, the feed says so
+    given = [config if config.batch_size else dataclasses.replace(config, batch_size=n_rows) for config in configs]
+    return chain([first], batches), [config.sized(None) for config in given]

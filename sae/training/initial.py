@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def geometric_median(rows: Rows, *, iterations: int = 100, tolerance: float = 1e
     return median.to(rows.dtype)
 
 
-def initial_weights(recipe: Recipe, n_features: int, first: Rows, generator: torch.Generator) -> Weights:
+def initial_weights(recipe: Recipe, n_features: int, first: Rows, chance: np.random.Generator) -> Weights:
     """As `recipe` starts, for batches like `first` (scaled).
 
     `kaiming` (Towards Monosemanticity, "Advice for Training Sparse Autoencoders"): Kaiming-uniform W_enc and W_dec, PyTorch's
@@ -39,7 +40,7 @@ def initial_weights(recipe: Recipe, n_features: int, first: Rows, generator: tor
     d_mlp = first.shape[1]
 
     def uniform(bound: float, *shape: int) -> Tensor:
-        return torch.empty(*shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+        return torch.from_numpy(chance.random(shape, np.float32)).mul_(2 * bound).sub_(bound)
 
     if recipe.start == "kaiming":
         W_enc = uniform(1 / math.sqrt(d_mlp), n_features, d_mlp)
@@ -47,7 +48,7 @@ def initial_weights(recipe: Recipe, n_features: int, first: Rows, generator: tor
         W_dec = uniform(1 / math.sqrt(n_features), n_features, d_mlp)
         W_dec = recipe.decoder_norm * torch.nn.functional.normalize(W_dec, dim=1)
     else:
-        W_dec = torch.randn(n_features, d_mlp, generator=generator, dtype=torch.float32)
+        W_dec = torch.from_numpy(chance.standard_normal((n_features, d_mlp), np.float32))
         W_dec = recipe.decoder_norm * torch.nn.functional.normalize(W_dec, dim=1)
         W_enc, b_enc = W_dec.clone(), torch.zeros(n_features, dtype=torch.float32)
     b_dec = geometric_median(first) if recipe.centre == "geometric_median" else torch.zeros_like(first[0])

@@ -48,7 +48,7 @@ class Synced(NamedTuple):
 
     n_sent: int
     n_rows: int
-    """Complete rows in the log."""
+    """Complete rows in the log; lines that are none (torn by a crash, or by hand) are not sent and not counted."""
     where: str
 
 
@@ -133,7 +133,7 @@ def sync(log: Path, *, offline: bool = False) -> Synced:
     folder = MirrorFolder(log)
     run = replace(folder.read_run(), mode="offline" if offline else "online")
     with closing(Tail(log, 0)) as tail:
-        n_rows = sum(1 for _ in tail.rows())
+        n_rows = sum(row is not None for _, row in tail.rows())
     import wandb
 
     with folder.lock(wait=False):
@@ -153,6 +153,7 @@ def _follow(folder: MirrorFolder, run: MirroredRun, wait: Wait, *, live: bool) -
     session = _connect(folder, run, wait, live)
     first = session.starting_step  # the server's, which knows what it has; 0 offline
     session.define_metric("*", step_metric="step")
+    n_sent = 0
     with closing(Tail(folder.log, first)) as tail:
         while True:
             if _superseded(folder, run):
@@ -162,13 +163,14 @@ def _follow(folder: MirrorFolder, run: MirroredRun, wait: Wait, *, live: bool) -
             for number, row in tail.rows():
                 if row is not None:
                     session.log(_to_wandb(row), step=number, commit=True)
+                    n_sent += 1
             if ended is not None:
                 break
             wait(SECONDS_BETWEEN_READS)
     _finish(session, live, in_order=ended is None or ended.in_order)
     if run.mode == "offline":
         _remove(older)  # now, and not before: never fewer rows on the disk than there were
-    return tail.n_read - first
+    return n_sent
 
 
 def _connect(folder: MirrorFolder, run: MirroredRun, wait: Wait, live: bool) -> Any:

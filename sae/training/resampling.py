@@ -11,6 +11,7 @@ which loss, which vector, what is dead.
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,7 @@ from sae.kernels.gradients import Weights
 from sae.kernels.objective import Objective
 from sae.kernels.state import State
 from sae.shapes import Rows
+from sae.training.precision import full_precision
 from sae.training.recipes import Recipe
 
 Draws = Float[Tensor, "draw d_mlp"]
@@ -27,6 +29,7 @@ ENCODER_SCALE = 0.2
 
 
 @torch.no_grad()
+@full_precision()
 def row_losses(weights: Weights, x: Rows, l1: float, objective: Objective) -> Tensor:
     """‖x − x̂‖² + λ Σ c_i f_i of each row; λ = 0 gives the squared error."""
     seen = x - weights.b_dec if objective.tied_bias else x
@@ -38,7 +41,7 @@ def row_losses(weights: Weights, x: Rows, l1: float, objective: Objective) -> Te
 
 @torch.no_grad()
 def draw_inputs(
-    weights: Weights, batches: Iterable[Tensor], n_draws: int, l1: float, objective: Objective, generator: torch.Generator
+    weights: Weights, batches: Iterable[Tensor], n_draws: int, l1: float, objective: Objective, chance: np.random.Generator
 ) -> Draws:
     """`n_draws` independent draws from the rows of all `batches`, each row with probability ∝ (its loss)².
 
@@ -48,18 +51,17 @@ def draw_inputs(
     drawn = None
     total = 0.0
     for x in batches:
-        p = row_losses(weights, x, l1, objective).double().square().cpu()
-        p[~torch.isfinite(p)] = 0.0  # a row that holds NaN is never drawn, and leaves the others their share
+        p = row_losses(weights, x, l1, objective).double().square().cpu().numpy()
+        p[~np.isfinite(p)] = 0.0  # a row that holds NaN is never drawn, and leaves the others their share
         weight = float(p.sum())
         if drawn is None:
             drawn = x[:1].repeat(n_draws, 1)
         if weight == 0.0:
             continue
         total += weight
-        replaced = (torch.rand(n_draws, generator=generator, dtype=torch.float64) < weight / total).nonzero()[:, 0]
-        if len(replaced):
-            chosen = torch.multinomial(p, len(replaced), replacement=True, generator=generator)
-            drawn[replaced.to(x.device)] = x[chosen.to(x.device)]
+        replaced = np.flatnonzero(chance.random(n_draws) < weight / total)
+        chosen = chance.choice(len(p), len(replaced), p=p / weight)
+        drawn[torch.from_numpy(replaced).to(x.device)] = x[torch.from_numpy(chosen).to(x.device)]
     assert drawn is not None, "no batches to resample from"
     return drawn
 

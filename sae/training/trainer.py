@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sae.chance import generator
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
@@ -19,6 +21,7 @@ from sae.training.config import TrainConfig
 from sae.training.counts import Firings
 from sae.training.initial import initial_weights
 from sae.training.observers import Observer
+from sae.training.precision import full_precision
 from sae.training.records import measure
 from sae.training.resampling import Draws, draw_inputs, resample
 from sae.training.roofline import encoder_rows_per_second
@@ -29,12 +32,13 @@ MOST_FEATURES_PER_NEURON = 1024
 
 
 class Trainer:
-    """Trains one dictionary on batches handed to it one by one: `before_step`, then `step`, `config.n_steps` times.
+    """Trains one dictionary on batches handed to it one by one: `before_step`, then `step`, `n_steps` times.
 
     `first` is the first batch, unscaled; `scale` multiplies every batch (`input_scale`). All of its state is in `tensors()` and
     `numbers()`; randomness is derived from the seed and the step, so there is no generator to save.
     """
 
+    @full_precision()
     def __init__(self, config: TrainConfig, first: Rows, scale: float, device: torch.device, observers: Sequence[Observer] = ()):
         d_mlp = first.shape[1]
         if config.n_features > MOST_FEATURES_PER_NEURON * d_mlp:
@@ -42,11 +46,13 @@ class Trainer:
                 f"'n_features' = {config.n_features} for {d_mlp} neurons: more than {MOST_FEATURES_PER_NEURON} a neuron "
                 f"makes no sense (the paper's widest has 256); lower train.n_features"
             )
+        assert config.n_steps is not None, "a config that is not `sized`"
         self.config, self.recipe, self.scale, self.device = config, config.settled(), scale, device
+        self.n_steps, self.batch_size = config.n_steps, len(first)
         self.observers = observers
-        self.schedule = self.recipe.schedule(config.n_steps)
+        self.schedule = self.recipe.schedule(self.n_steps)
         self.l1 = config.summed_l1(d_mlp)
-        weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._generator(0))
+        weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._chance(0))
         self.state = State.start(weights)
         self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule, config.engine)
         self.window, self.density = Firings(config.n_features, device), Firings(config.n_features, device)
@@ -55,7 +61,7 @@ class Trainer:
         self.history_rows: list[int] = []
         self.controller: SparsityController | None = None
         if config.target_l0 is not None:
-            start, end = (round(at * config.n_steps) for at in (self.recipe.l1_warmup, config.control_until))
+            start, end = (round(at * self.n_steps) for at in (self.recipe.l1_warmup, config.control_until))
             self.controller = SparsityController(config.target_l0, start, end)
         self.n_done = 0
         self._resampled_at: int | None = None  # so that a run that goes on from a refused batch does not do it twice
@@ -81,11 +87,12 @@ class Trainer:
         n_dead = int(self._dead().sum())
         if not n_dead:
             return None
-        n_batches = -(-self.recipe.resample_inputs // self.config.batch_size)
+        n_batches = -(-self.recipe.resample_inputs // self.batch_size)
         l1 = self.l1_at(self.n_done - 1) if self.recipe.resample_loss == "total" else 0.0
-        batches, chance = map(self.scaled, others(n_batches)), self._generator(self.n_done)
+        batches, chance = map(self.scaled, others(n_batches)), self._chance(self.n_done)
         return draw_inputs(self.state.weights, batches, n_dead, l1, self.recipe.objective, chance)
 
+    @full_precision()
     def resample(self, drawn: Draws | None) -> None:
         """Give dead features the inputs that `draw` drew, and tell the observers."""
         if drawn is not None:
@@ -99,6 +106,7 @@ class Trainer:
     def _dead(self) -> Tensor:
         return self.window.n_fired <= self.recipe.resample_below * self.window.n_rows
 
+    @full_precision()
     def step(self, batch: Rows) -> None:
         """One step on `batch`; raises `NumericsError`, with nothing updated, where loss or gradients are not finite."""
         step = self.n_done
@@ -110,7 +118,7 @@ class Trainer:
         learning_rate = self.recipe.learning_rate * self.schedule.learning_rate(step)
         result = self.engine.step(x, self.l1_at(step), learning_rate)
         self._finite &= result.finite
-        recorded = (step + 1) % self.config.log_every == 0 or step + 1 == self.config.n_steps
+        recorded = (step + 1) % self.config.log_every == 0 or step + 1 == self.n_steps
         if (self.device.type == "cpu" or recorded) and not self._finite:
             self._refuse(result, x, step)
         for counts in (self.window, self.density):
@@ -120,13 +128,14 @@ class Trainer:
         self.n_done = step + 1
         if recorded:
             self._record(result, x, step)
-        if self.density.n_rows >= self.config.density_window * self.config.n_steps * self.config.batch_size:
+        if self.density.n_rows >= self.config.density_window * self.n_steps * self.batch_size:
             self.history.append(self.density.n_fired.clone())
             self.history_rows.append(self.density.n_rows)
             self.density.clear()
         for observer in self.observers:
             observer.advance(1)
 
+    @full_precision()
     def dictionary(self) -> Dictionary:
         """The dictionary for unscaled activations, its vectors of norm 1: with x' = s x, f' = s f and the rest follows; the
         norm of a dictionary vector goes into the encoder, since ReLU(c z) = c ReLU(z). Raises `NumericsError` for weights that
@@ -175,9 +184,9 @@ class Trainer:
             self.engine.density = numbers["engine_density"]  # type: ignore[attr-defined]
         self.engine.refresh()
 
-    def _generator(self, event: int) -> torch.Generator:
-        """Chance for what happens before step `event` (0: the initial weights)."""
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + event) % 2**63)
+    def _chance(self, step: int) -> np.random.Generator:
+        """For what happens before `step` (0: the initial weights)."""
+        return generator(self.config.seed, "training", step)
 
     def _refuse(self, result: StepResult, x: Rows, step: int) -> None:
         bad = int((~torch.isfinite(x)).any(1).sum())

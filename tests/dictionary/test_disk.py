@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sae import artefact
-from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
+from sae.dictionary.disk import VARIANTS, dictionary_path, read_dictionary, write_dictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
@@ -61,6 +61,45 @@ def test_activations_of_another_width_are_refused():
     weights, _ = problem()
     with pytest.raises(ConfigError, match="width 5 given to a dictionary of d_mlp = 8"):
         TiedBiasDictionary(*weights).encode(torch.zeros(2, 5))
+
+
+VARIANTS_AND_DTYPES = pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [(variant, dtype) for variant in VARIANTS.values() for dtype in (torch.float64, torch.float16, torch.bfloat16)],
+)
+
+
+@VARIANTS_AND_DTYPES
+def test_floats_of_any_precision_are_computed_in_the_dictionary_s(variant, dtype):
+    """As if the caller had cast them; what comes out is in the dictionary's precision, which can itself be another."""
+    weights, x = problem()
+    dictionary, x, some = variant(*weights), x.to(dtype), torch.tensor([1, 4])
+    f = dictionary.encode(x)
+    assert f.dtype == torch.float32
+    assert torch.equal(f, dictionary.encode(x.float()))
+    assert torch.equal(dictionary.encode_only(x, some), dictionary.encode_only(x.float(), some))
+    assert torch.equal(dictionary.decode(f.to(dtype)), dictionary.decode(f.to(dtype).float()))
+    assert torch.equal(dictionary(x), dictionary(x.float()))
+    assert dictionary.to(dtype)(x.float()).dtype == dtype  # which casts the dictionary itself
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values())
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_what_are_no_floats_is_refused(variant, dtype):
+    weights, _ = problem()
+    dictionary, some = variant(*weights), torch.tensor([1, 4])
+    calls = [dictionary.encode, dictionary, lambda x: dictionary.encode_only(x, some)]
+    for call in calls:
+        with pytest.raises(ConfigError, match=rf"activations of {dtype}.*x.float\(\)"):
+            call(torch.zeros(2, dictionary.d_mlp, dtype=dtype))
+    with pytest.raises(ConfigError, match=f"feature activations of {dtype}"):
+        dictionary.decode(torch.zeros(2, dictionary.n_features, dtype=dtype))
+
+
+def test_feature_activations_of_another_width_are_refused():
+    weights, _ = problem()
+    with pytest.raises(ConfigError, match="feature activations of width 5 given to a dictionary of n_features = 24"):
+        TiedBiasDictionary(*weights).decode(torch.zeros(2, 5))
 
 
 def test_a_full_disk_is_one_message(tmp_path):

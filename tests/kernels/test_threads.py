@@ -1,5 +1,6 @@
 """Blocks on several threads: each once, results in order, errors told only when no thread works any more."""
 
+import multiprocessing
 import threading
 import time
 
@@ -62,4 +63,21 @@ def test_an_error_ends_it_and_leaves_no_one_at_work(n_threads, failing):
     with pytest.raises(ArithmeticError, match=f"block {failing}"):
         for_blocks(work, 10)
     assert at_work == []
+    assert for_blocks(lambda block: block, 4) == [0, 1, 2, 3]
+
+
+def test_a_forked_child_has_threads_of_its_own(n_threads):
+    """A fork copies the pool and none of its threads: a child that asks it waits for ever (a DataLoader worker)."""
+    for_blocks(lambda block: block, 4)  # so that there is a pool to inherit
+    context = multiprocessing.get_context("fork")
+    answers, told = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: told.send(for_blocks(lambda block: block * block, 5)))
+    child.start()
+    try:
+        assert answers.poll(20), "the child hangs"
+        assert answers.recv() == [0, 1, 4, 9, 16]
+        child.join(20)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
     assert for_blocks(lambda block: block, 4) == [0, 1, 2, 3]

@@ -253,3 +253,10 @@ def test_on_a_gpu_it_gives_the_same(tmp_path: Path) -> None:
     here, there = load_source(path), load_source(path, "cuda")
     tokens = torch.arange(24).view(2, 12)
     torch.testing.assert_close(there.logits(tokens.cuda()).cpu(), here.logits(tokens), atol=1e-3, rtol=1e-3)
+
+
+def test_seeds_that_share_their_lower_bits_give_other_weights():
+    starts = [build_native(fields_to_train(config(), N_VOCAB, LENGTH), seed) for seed in (1, 1, 1 + 2**32)]
+    a, b, c = (torch.cat([parameter.flatten() for parameter in bridge.parameters()]) for bridge in starts)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)

@@ -68,6 +68,14 @@ def test_another_seed_is_another_order(make_source):
     assert a == b != c
 
 
+def test_orders_of_all_seeds_and_epochs_differ(make_source):
+    """A seed in a list of entropy runs into what follows: 2**32, epoch 0, was the order of 0, epoch 1."""
+    source = make_source(100)
+    seeds = (0, 1, 2**32, 2**32 + 1, 2**62)
+    orders = [tuple(order) for seed in seeds for order in ids(islice(source.batches(100, seed=seed), 3))]
+    assert len(set(orders)) == 3 * len(seeds)
+
+
 def test_a_batch_larger_than_all_rows_is_refused(make_source):
     with pytest.raises(ConfigError, match="batches of 301 rows"):
         next(make_source(300).batches(301))
@@ -129,6 +137,27 @@ def test_others_depend_on_the_position_and_on_nothing_else():
 def test_others_are_another_order_than_training_s():
     feed = Feed(TensorRows(numbered(90)), 10, 0)
     assert ids(feed.others(9)) != ids(feed.next() for _ in range(9))
+
+
+def test_others_are_another_order_than_training_s_in_any_epoch():
+    feed = Feed(TensorRows(numbered(90)), 90, 0)
+    (others,) = ids(feed.others(1))
+    assert others not in ids(feed.next() for _ in range(4))
+
+
+class KeepsThirtyTwoBits:
+    """Rows in torch's own order, as another source may have them."""
+
+    d_mlp = 4
+
+    def batches(self, n_rows, *, seed=0, start=0):
+        while True:
+            yield numbered(90)[torch.randperm(90, generator=torch.Generator().manual_seed(seed + start))]
+
+
+def test_others_are_another_order_of_a_source_that_keeps_32_bits_too():
+    feed = Feed(KeepsThirtyTwoBits(), 90, 0)
+    assert ids(feed.others(1)) != ids([feed.first()])
 
 
 def test_an_iterator_s_others_are_what_comes():

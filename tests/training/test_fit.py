@@ -9,7 +9,8 @@ import torch
 
 import sae
 from sae.errors import ConfigError, NumericsError
-from sae.training import fit as fit_module
+from sae.training import config as config_module
+from sae.training.config import TrainConfig
 from sae.training.data import TensorRows
 from sae.training.fit import fit, train, train_many
 from sae.training.observers import History
@@ -54,7 +55,7 @@ def test_batch_size_and_steps_by_default(monkeypatch):
         params = train(rows, n_features=16, resample_inputs=80, **how).run.params
         return params["batch_size"], params["n_steps"]
 
-    monkeypatch.setattr(fit_module, "FEWEST_STEPS", 3)
+    monkeypatch.setattr(config_module, "FEWEST_STEPS", 3)
     assert sizes(toy_rows(400), batch_size=40) == (40, 10)
     assert sizes(toy_rows(409), batch_size=100) == (100, 4)
     assert sizes(toy_rows(400)) == (400, 3)
@@ -62,7 +63,32 @@ def test_batch_size_and_steps_by_default(monkeypatch):
     assert sizes(iter([toy_rows(30)] * 5)) == (30, 3)
     assert sizes(toy_rows(400), batch_size=40, steps=2) == (40, 2)
     monkeypatch.undo()
-    assert fit_module.FEWEST_STEPS == 1000
+    assert config_module.FEWEST_STEPS == 1000
+
+
+def test_sizes_by_default_are_the_same_for_many(monkeypatch):
+    """What is left open in a config follows the rows, as in `train`; each has its own length."""
+    monkeypatch.setattr(config_module, "FEWEST_STEPS", 3)
+    few = {"n_features": 16, "resample_inputs": 80}
+
+    def sizes(rows, *configs):
+        runs = [dictionary.run.params for dictionary in train_many(rows, configs)]
+        return [(params["batch_size"], params["n_steps"]) for params in runs]
+
+    assert sizes(toy_rows(400), TrainConfig(**few), TrainConfig(**few, n_steps=2)) == [(400, 3), (400, 2)]
+    assert sizes(toy_rows(400), TrainConfig(**few, batch_size=40)) == [(40, 10)]
+    assert sizes(iter([toy_rows(30)] * 5), TrainConfig(**few), TrainConfig(**few, batch_size=30)) == [(30, 3)] * 2
+    alone = train(toy_rows(400), **few)
+    assert torch.equal(train_many(toy_rows(400), [TrainConfig(**few)])[0].W_enc, alone.W_enc)
+    assert alone.run.params == train_many(toy_rows(400), [TrainConfig(**few)])[0].run.params
+
+
+def test_sizes_by_default_are_kept_in_checkpoints(tmp_path, monkeypatch):
+    """The run that goes on may say what the first left open, and the other way round."""
+    monkeypatch.setattr(config_module, "FEWEST_STEPS", 3)
+    how = {"n_features": 16, "resample_inputs": 80, "checkpoints": tmp_path}
+    first = train(toy_rows(400), **how)
+    assert torch.equal(train(toy_rows(400), **how, batch_size=400, steps=3).W_enc, first.W_enc)
 
 
 def test_arguments_reach_the_config():
@@ -194,7 +220,7 @@ def test_a_batch_that_is_refused_stops_without_checkpoints_as_well():
         train(batches, **small())
 
 
-@pytest.mark.parametrize("wrong", [{"start": "bogus"}, {"engine": "x"}, {"seed": -5}, {"n_steps": 5.5}])
+@pytest.mark.parametrize("wrong", [{"start": "bogus"}, {"engine": "x"}, {"seed": -5}, {"data_seed": -5}, {"n_steps": 5.5}])
 def test_configs_made_by_hand_are_checked_too(wrong):
     config = toy_config()
     for name, value in wrong.items():  # the type checker of the tests would refuse it sooner
@@ -234,3 +260,27 @@ def test_trained_saved_and_loaded(tmp_path):
 def test_the_same_thing_twice_under_two_names():
     with pytest.raises(ConfigError, match="give it as lr"):
         train(toy_rows(), learning_rate=1e-3, lr=1e-2)
+
+
+@pytest.mark.parametrize("changes", [DEAD, {"recipe": "default"}, {"recipe": "april2024"}, {"engine": "dense"}])
+def test_autocast_around_it_changes_no_bit(changes):
+    config = toy_config(**changes)
+    plain = fit(toy_rows(), [config])[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same_bits(fit(toy_rows(), [config])[0], plain)
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_an_iterator_runs_under_its_owner_s_autocast():
+    """It may be a transformer; resampling looks at its batches too."""
+    seen = []
+
+    def batches():
+        for batch in islice(TensorRows(toy_rows()).batches(40), 80):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            yield batch
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fit(batches(), [toy_config(**DEAD)])
+    assert len(seen) >= 60
+    assert all(seen)

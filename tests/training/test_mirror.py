@@ -14,7 +14,7 @@ import pytest
 
 from sae.errors import LockedError
 from sae.training.mirror import Tail
-from sae.training.mirror_folder import MirrorFolder
+from sae.training.mirror_folder import MirroredRun, MirrorFolder
 from sae.training.observers import JsonLog, WandbConfig, WandbLog
 from tests.training.stub_wandb import Server, Staller
 from tests.training.wandb_file import history
@@ -310,3 +310,13 @@ def test_a_server_that_dies_in_mid_run(tmp_path, online, capsys):
     assert f"sent {4 - n_there} of 4 rows" in done.stdout, done.stderr
     after.die()
     same_as_log(after.rows, tmp_path)
+
+
+def test_lines_that_are_no_rows_are_not_counted(tmp_path):
+    """A torn line in the middle, a word, a bare number: W&B's steps stay the log's lines, and the counts are of rows."""
+    run = {"id": "0a1b2c3d", "name": "A/1", "params": {}, "project": "sae", "entity": None, "directory": str(tmp_path)}
+    MirrorFolder(tmp_path / "run.jsonl").write_run(MirroredRun(**run, mode="offline", timeout=20.0))
+    (tmp_path / "run.jsonl").write_text('{"step": 10}\n{"step": 2\nnonsense\n7\n{"step": 30}\n{"step": 4')
+    done = sae_sync(tmp_path, "--offline")
+    assert "sent 2 of 2 rows" in done.stdout, done.stderr
+    assert [(row["_step"], row["step"]) for row in in_files(tmp_path)] == [(0, 10), (4, 30)]

@@ -3,6 +3,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ PAPER, APRIL = RECIPES["monosemanticity"], RECIPES["april2024"]
 
 def start_of(recipe, n_features=5000, d_mlp=64):
     first = toy_rows(100, d_mlp)
-    return initial_weights(recipe, n_features, first, torch.Generator().manual_seed(0)), first
+    return initial_weights(recipe, n_features, first, np.random.default_rng(0)), first
 
 
 class TestMonosemanticity:
@@ -75,7 +76,7 @@ class TestMonosemanticity:
         assert paper.summed_l1(512) == pytest.approx(TrainConfig(recipe="monosemanticity").summed_l1(512), rel=0.01)
 
     def test_batches_of_8192_a_million_times_without_replacement(self):
-        assert TrainConfig().batch_size == 8192
+        assert TrainConfig().sized(None).batch_size == 8192
         assert PAPER.n_steps == 1_000_000
         feed = make_feed(torch.arange(120.0)[:, None], 40, 0)
         assert sorted(torch.cat([feed.next() for _ in range(3)])[:, 0].tolist()) == list(range(120))

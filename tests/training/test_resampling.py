@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,12 +18,8 @@ from tests.support.toy_training import DEAD, copied, drive, toy_config, toy_feed
 PAPER = RECIPES["monosemanticity"]
 
 
-def generator():
-    return torch.Generator().manual_seed(0)
-
-
 def problem(n_rows=40, n_features=10, d_mlp=8):
-    chance = generator()
+    chance = torch.Generator().manual_seed(0)
 
     def normal(*shape):
         return torch.randn(*shape, generator=chance)
@@ -129,7 +126,7 @@ def test_probability_is_the_loss_squared():
     p = row_losses(weights, x, 0.5, Objective()).double().square()
     p /= p.sum()
     n = 60_000
-    drawn = draw_inputs(weights, [x[:1], x[1:4], x[4:]], n, 0.5, Objective(), generator())
+    drawn = draw_inputs(weights, [x[:1], x[1:4], x[4:]], n, 0.5, Objective(), np.random.default_rng(0))
     counts = torch.tensor([(drawn == row).all(1).sum() for row in x])
     assert int(counts.sum()) == n
     spread = (n * p * (1 - p)).sqrt()
@@ -223,7 +220,7 @@ def test_a_row_that_is_not_finite_is_never_drawn():
     weights, x = problem(n_rows=6)
     for row, value in ((0, float("nan")), (3, float("inf"))):
         x[row, 2] = value
-    drawn = draw_inputs(weights, [x[:3], x[3:]], 1000, 0.5, Objective(), generator())
+    drawn = draw_inputs(weights, [x[:3], x[3:]], 1000, 0.5, Objective(), np.random.default_rng(0))
     assert torch.isfinite(drawn).all()
     assert len(drawn.unique(dim=0)) == 4
 
@@ -236,7 +233,7 @@ def test_all_features_dead():
 
 def test_more_dead_features_than_inputs():
     weights, x = problem(n_rows=2)
-    assert draw_inputs(weights, [x], 10, 0.5, Objective(), generator()).shape == (10, x.shape[1])
+    assert draw_inputs(weights, [x], 10, 0.5, Objective(), np.random.default_rng(0)).shape == (10, x.shape[1])
 
 
 def test_an_input_at_the_decoder_bias_gives_a_unit_vector():

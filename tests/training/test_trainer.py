@@ -174,3 +174,25 @@ def test_firings_of_each_density_window():
 def test_more_features_than_sense():
     with pytest.raises(ConfigError, match="n_features"):
         toy_trainer(toy_config(n_features=8 * 1024 + 1))
+
+
+def test_seeds_that_share_their_lower_bits_are_other_seeds():
+    """2**32 apart they are one to torch's CPU generator."""
+    starts = [toy_trainer(toy_config(seed=seed))[0] for seed in (1, 1 + 2**32, 1 + 2**62)]
+    for name in ("W_enc", "b_enc", "W_dec"):
+        assert len({getattr(trainer.state.weights, name).numpy().tobytes() for trainer in starts}) == 3
+    for recipe in ("monosemanticity", "april2024"):
+        runs = [drive(*toy_trainer(toy_config(recipe=recipe, seed=seed, n_steps=3))) for seed in (1, 1 + 2**32)]
+        assert not torch.equal(runs[0].state.weights.W_dec, runs[1].state.weights.W_dec)
+
+
+def test_draws_of_resampling_follow_the_whole_seed():
+    def draws(seed):
+        trainer, feed = toy_trainer(toy_config(**DEAD))
+        drive(trainer, feed, 17)
+        trainer.config = toy_config(**DEAD, seed=seed)
+        trainer.window.n_fired[:] = 0
+        return trainer.draw(feed.others)
+
+    assert torch.equal(draws(1), draws(1))
+    assert not torch.equal(draws(1), draws(1 + 2**32))
