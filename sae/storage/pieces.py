@@ -1,0 +1,129 @@
+"""Pieces: rows that one task harvested, sorted by their place in the store, in one file that says of itself whether it is whole.
+
+A file is the records (`Layout.record`), then for each shard of the store where its records begin and their crc32c, then the sums of the
+rows. It is written aside and renamed, so it is there or not; and what a shard reads from it is checked, so that no bit that turned on
+the way goes into a store.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from sae import artefact
+from sae.storage.layout import Layout
+
+MAGIC = b"saepiece"
+SLICE_BYTES = 1 << 18
+"""What a shard wants to read from a piece at once; where pieces hold less for it, they are joined first."""
+
+
+class DamagedPieceError(Exception):
+    """A piece that is not what was written; it is made again."""
+
+    def __init__(self, path: Path, why: str):
+        super().__init__(f"{path}: {why}")
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Over the rows of a piece, of what the store's record states as means."""
+
+    n_rows: int
+    total: np.ndarray
+    """Σ x, float64 [d_mlp]."""
+    norm: float
+    """Σ ‖x‖."""
+    square: float
+    """Σ ‖x‖²."""
+    dropped: tuple[int, ...] = ()
+    """Places of rows that were not finite and were left out."""
+
+    @classmethod
+    def of(cls, values: np.ndarray, dropped: tuple[int, ...] = ()) -> "Sums":
+        """Of float32 rows."""
+        squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+        return cls(len(values), values.sum(0, dtype=np.float64), float(np.sqrt(squares).sum()), float(squares.sum()), dropped)
+
+
+def write_piece(path: Path, layout: Layout, records: np.ndarray, sums: Sums) -> None:
+    """`records`, in any order, as one piece."""
+    records = records[np.argsort(records["place"], kind="stable")]
+    starts = np.searchsorted(records["place"], np.arange(layout.n_shards + 1) * layout.shard_rows)
+    slices = (records[starts[i] : starts[i + 1]] for i in range(layout.n_shards))
+    _write(path, layout, slices, sums)
+
+
+def join_pieces(path: Path, layout: Layout, parts: Sequence["Piece"], sums: Sums) -> None:
+    """The records of several pieces in one. Reads each from its beginning to its end, and holds one shard's records."""
+
+    def joined(shard: int) -> np.ndarray:
+        records = np.concatenate([part.records(shard) for part in parts])
+        return records[np.argsort(records["place"], kind="stable")]
+
+    _write(path, layout, (joined(shard) for shard in range(layout.n_shards)), sums)
+
+
+def _write(path: Path, layout: Layout, slices: Iterator[np.ndarray], sums: Sums) -> None:
+    starts, crcs = [0], []
+    with artefact.replacing(path) as partial, open(partial, "wb") as file:
+        for records in slices:
+            data = records.tobytes()
+            file.write(data)
+            starts.append(starts[-1] + len(records))
+            crcs.append(google_crc32c.value(data))
+        stated = {**vars(sums), "total": sums.total.tolist(), "starts": starts, "crcs": crcs}
+        footer = json.dumps(stated).encode()
+        file.write(footer + np.array([len(footer), google_crc32c.value(footer)], "<u8").tobytes() + MAGIC)
+
+
+class Piece:
+    """One that was written. Raises `DamagedPieceError` where it was not, or not whole."""
+
+    def __init__(self, path: Path, layout: Layout):
+        self.path, self._record = path, layout.record
+        stated = self._footer()
+        self._starts, self._crcs = stated.pop("starts"), stated.pop("crcs")
+        if len(self._crcs) != layout.n_shards or len(self._starts) != layout.n_shards + 1:
+            raise DamagedPieceError(path, "of another store")
+        stated["total"], stated["dropped"] = np.array(stated["total"]), tuple(stated["dropped"])
+        self.sums = Sums(**stated)
+
+    def _footer(self) -> dict:
+        tail = 16 + len(MAGIC)
+        try:
+            with open(self.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(max(0, size - tail))
+                end = file.read()
+                if end[16:] != MAGIC:
+                    raise DamagedPieceError(self.path, "no piece")
+                length, crc = (int(value) for value in np.frombuffer(end[:16], "<u8"))
+                if length > size - tail:
+                    raise DamagedPieceError(self.path, "cut off")
+                file.seek(size - tail - length)
+                footer = file.read(length)
+        except OSError as error:
+            raise DamagedPieceError(self.path, str(error)) from None
+        if google_crc32c.value(footer) != crc:
+            raise DamagedPieceError(self.path, "its footer is damaged")
+        return json.loads(footer)
+
+    def n_in(self, shard: int) -> int:
+        """How many of its records belong to a shard."""
+        return self._starts[shard + 1] - self._starts[shard]
+
+    def records(self, shard: int) -> np.ndarray:
+        """Those of a shard, by place. Raises `DamagedPieceError` where a bit has turned."""
+        n, size = self.n_in(shard), self._record.itemsize
+        with open(self.path, "rb") as file:
+            file.seek(self._starts[shard] * size)
+            data = file.read(n * size)
+        if len(data) != n * size or google_crc32c.value(data) != self._crcs[shard]:
+            raise DamagedPieceError(self.path, f"its records of shard {shard} are damaged")
+        return np.frombuffer(data, self._record)
