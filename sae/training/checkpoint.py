@@ -34,6 +34,12 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
 
+    def of(self, i: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and numbers of trainer `i`."""
+        prefix = f"{i}."
+        own = {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+        return own, self.numbers["trainers"][i]
+
 
 class Checkpoints:
     """The checkpoints of one run in `folder`. `identity` says what run that is (JSON): configs, data; nothing of another is
@@ -60,7 +66,11 @@ class Checkpoints:
             yield
 
     def save(self, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Write one, then remove those before the last two. Raises `DiskError` where the disk is full; older ones stay then."""
+        """Write one, then remove those before the last two. Raises `DiskError` where the disk is full; older ones stay then.
+
+        `step` is its number, or the next that is free: its two files are never written over, as a kill between them would cost
+        both states."""
+        step = max([step, *(there + 1 for there in self._steps()[:1])])
         path = self.folder / f"step-{step:010d}.safetensors"
         with artefact.replacing(path) as partial:
             save_tensors(tensors, partial)
