@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def train_stage(
             observers.append([*told, Progress(label, n_steps)] if i == 0 else told)
         for observer in [one for several in observers for one in several]:
             closing.callback(observer.close)
-        failure, trained = None, []
+        failure: DivergenceError | None = None
+        trained: Sequence[Trained | None]
         try:
             trained = fit(
                 store,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import sys
 from collections.abc import Iterable, Sequence, Sized
 from contextlib import ExitStack
 from itertools import chain
@@ -19,6 +20,7 @@ from sae.training.checkpoint import Checkpoint, Checkpoints
 from sae.training.config import TrainConfig, input_scale
 from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows, fingerprint
 from sae.training.observers import History, Observer
+from sae.training.sparsity import missed_target
 from sae.training.stopping import Stop, stop_request
 from sae.training.together import Together
 from sae.training.trainer import Trainer
@@ -186,7 +188,7 @@ def _results(names: Sequence[str], together: Together, histories: Sequence[Histo
     failures = dict(together.failures)
     for i, (trainer, history) in enumerate(zip(together.trainers, histories, strict=True)):
         try:
-            results.append(_trained(trainer, history) if i not in failures else None)
+            results.append(_trained(trainer, history, names[i]) if i not in failures else None)
         except NumericsError as error:
             failures[i] = error
             results.append(None)
@@ -197,10 +199,13 @@ def _results(names: Sequence[str], together: Together, histories: Sequence[Histo
     return [result for result in results if result is not None]
 
 
-def _trained(trainer: Trainer, history: History) -> Trained:
+def _trained(trainer: Trainer, history: History, name: str) -> Trained:
     config, dictionary = trainer.config, trainer.dictionary()
     last: dict[str, Any] = next((row for row in reversed(history.rows) if "event" not in row), {})
-    facts = {"input_scale": trainer.scale, "lambda": trainer.l1_at(trainer.n_steps - 1), "last_record": last}
+    facts: dict[str, Any] = {"input_scale": trainer.scale, "lambda": trainer.l1_at(trainer.n_steps - 1), "last_record": last}
+    if config.target_l0 is not None and (told := missed_target(config.target_l0, last["l0"], facts["lambda"])):
+        facts["target_l0_missed"] = told
+        print(f"{name}: {told}", file=sys.stderr, flush=True)
     params = dataclasses.asdict(config)
     dictionary.run = Run(kind="dictionary", params=params, seed=config.seed, device=str(trainer.device), facts=facts)
     tensors = trainer.tensors()
