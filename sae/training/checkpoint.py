@@ -5,7 +5,6 @@ belongs to, and a digest of its own content. Both are written aside, synced and 
 falls back to the one before, and says so.
 """
 
-import fcntl
 import hashlib
 import json
 import sys
@@ -19,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from sae import artefact
-from sae.errors import ConfigError, LockedError
+from sae.errors import ConfigError
 from sae.provenance import sha256_file
 from sae.tensors import save_tensors
 
@@ -56,13 +55,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"checkpoints '{self.folder}' cannot be a folder: {error}") from None
-        with open(self.folder / ".lock", "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(
-                    f"another process trains with the checkpoints in {self.folder}; wait for it, or end it"
-                ) from None
+        with artefact.locked(self.folder / ".lock", f"the checkpoints in {self.folder} are being trained with"):
             yield
 
     def save(self, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
