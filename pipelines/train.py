@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
 from sae.dictionary.disk import write_dictionary
+from sae.errors import DivergenceError
 from sae.storage.activations import ActivationStore
 from sae.tensors import save_tensors
 from sae.training.checkpoint import clear_checkpoints
@@ -26,7 +28,8 @@ def train_stage(
     stage: Stage, configs: dict[str, TrainConfig], targets: dict[str, Path], checkpoints: Path, *, label: str
 ) -> dict[str, Trained]:
     """Train `configs`, by id, in one pass over the stage's store, going on from the `checkpoints` of a run that was cut off, and
-    commit each dictionary to its folder in `targets`."""
+    commit each dictionary to its folder in `targets`. Where some diverge the others are committed before the
+    `DivergenceError`, and the checkpoints stay."""
     wandb = stage.section("wandb", WandbConfig)
     store = ActivationStore.open(stage.activations)
     configs = {name: config.sized(len(store)) for name, config in configs.items()}
@@ -42,19 +45,28 @@ def train_stage(
             observers.append([*told, Progress(label, n_steps)] if i == 0 else told)
         for observer in [one for several in observers for one in several]:
             closing.callback(observer.close)
-        trained = fit(
-            store,
-            list(configs.values()),
-            device=str(stage.device),
-            checkpoints=checkpoints,
-            observers=observers,
-            data=artefact.digest(stage.activations),
-            discard_foreign=True,
-        )
-    for (name, config), one in zip(configs.items(), trained, strict=True):
-        commit(stage, name, config, one, targets[name], len(store))
+        failure: DivergenceError | None = None
+        trained: Sequence[Trained | None]
+        try:
+            trained = fit(
+                store,
+                list(configs.values()),
+                device=str(stage.device),
+                checkpoints=checkpoints,
+                observers=observers,
+                data=artefact.digest(stage.activations),
+                discard_foreign=True,
+                names=list(configs),
+            )
+        except DivergenceError as error:
+            failure, trained = error, error.trained
+    whole = {name: one for name, one in zip(configs, trained, strict=True) if one is not None}
+    for name, one in whole.items():
+        commit(stage, name, configs[name], one, targets[name], len(store))
+    if failure is not None:
+        raise failure
     clear_checkpoints(checkpoints)
-    return dict(zip(configs, trained, strict=True))
+    return whole
 
 
 def commit(stage: Stage, name: str, config: TrainConfig, trained: Trained, target: Path, n_rows: int) -> None:

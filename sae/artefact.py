@@ -41,7 +41,7 @@ def writing(target: str | Path, run: Run) -> Iterator[Draft]:
     draft = Draft(target.with_name(target.name + ".partial"), run)
     with _full_disk_told(target):
         _make_parent(target)
-        with _lock(target):
+        with locked(target.with_name(f".{target.name}.lock"), f"{target} is being written"):
             shutil.rmtree(draft.path, ignore_errors=True)
             try:
                 draft.path.mkdir()
@@ -156,16 +156,17 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _lock(target: Path) -> Iterator[None]:
-    """An advisory lock that dies with its process."""
-    path = target.with_name(f".{target.name}.lock")
+def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the file `path` (made where it is missing, and left) as an advisory lock, which dies with its process.
+
+    Raises `LockedError`, begun with `what`, where another holds it, unless it shall `wait`."""
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise LockedError(f"{target} is being written by process {holder}; wait for it, or end it") from None
+            raise LockedError(f"{what} by process {holder}; wait for it, or end it") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -4,6 +4,9 @@ Each class carries the exit code that a stage or the `sae` command ends with (sy
 tell a full disk (retry after cleaning) from a wrong parameter (do not retry).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class SaeError(Exception):
     """Something that the user can mend. The message is one sentence of fact and one of advice."""
@@ -51,3 +54,12 @@ class NumericsError(SaeError, ArithmeticError):
     """NaN or infinity where a number must be."""
 
     exit_code = 70
+
+
+class DivergenceError(NumericsError):
+    """Of the dictionaries trained together some have failed; the others were trained to their ends."""
+
+    def __init__(self, message: str, trained: Sequence[Any]):
+        super().__init__(message)
+        self.trained = trained
+        """`sae.training.fit.Trained` of each config, None in the place of each that failed."""

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -213,3 +215,22 @@ def test_write_text_replaces_a_file_or_leaves_it(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="full"):
         write_text(file, "newer\n")
     assert file.read_text(encoding="utf-8") == "new é\n"
+
+
+def test_locks_say_who_holds_them_and_can_be_waited_for(tmp_path: Path) -> None:
+    """One helper behind artefacts, checkpoints and mirrors."""
+    path, events = tmp_path / "lock", []
+
+    def second() -> None:
+        with artefact.locked(path, "it is being used", wait=True):
+            events.append("second")
+
+    with artefact.locked(path, "it is being used"):
+        with pytest.raises(LockedError, match=f"^it is being used by process {os.getpid()}; wait for it, or end it$"):
+            artefact.locked(path, "it is being used").__enter__()
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        time.sleep(0.1)
+        events.append("first")
+    waiting.join(20)
+    assert events == ["first", "second"]

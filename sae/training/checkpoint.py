@@ -5,7 +5,6 @@ belongs to, and a digest of its own content. Both are written aside, synced and 
 falls back to the one before, and says so.
 """
 
-import fcntl
 import hashlib
 import json
 import sys
@@ -19,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from sae import artefact
-from sae.errors import ConfigError, LockedError
+from sae.errors import ConfigError
 from sae.provenance import sha256_file
 from sae.tensors import save_tensors
 
@@ -33,6 +32,12 @@ class Checkpoint(NamedTuple):
     step: int
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
+
+    def of(self, i: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and numbers of trainer `i`."""
+        prefix = f"{i}."
+        own = {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+        return own, self.numbers["trainers"][i]
 
 
 class Checkpoints:
@@ -50,17 +55,15 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"checkpoints '{self.folder}' cannot be a folder: {error}") from None
-        with open(self.folder / ".lock", "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LockedError(
-                    f"another process trains with the checkpoints in {self.folder}; wait for it, or end it"
-                ) from None
+        with artefact.locked(self.folder / ".lock", f"the checkpoints in {self.folder} are being trained with"):
             yield
 
     def save(self, step: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Write one, then remove those before the last two. Raises `DiskError` where the disk is full; older ones stay then."""
+        """Write one, then remove those before the last two. Raises `DiskError` where the disk is full; older ones stay then.
+
+        `step` is its number, or the next that is free: its two files are never written over, as a kill between them would cost
+        both states."""
+        step = max([step, *(there + 1 for there in self._steps()[:1])])
         path = self.folder / f"step-{step:010d}.safetensors"
         with artefact.replacing(path) as partial:
             save_tensors(tensors, partial)

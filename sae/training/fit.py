@@ -2,8 +2,8 @@
 
 import dataclasses
 import signal
-import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import sys
+from collections.abc import Iterable, Sequence, Sized
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from sae.config import build
 from sae.dictionary.base import Dictionary, to_device
-from sae.errors import ConfigError, NumericsError
+from sae.errors import ConfigError, DivergenceError, NumericsError
 from sae.provenance import Run
-from sae.training.checkpoint import Checkpoint, Checkpoints, save_refused_batch
+from sae.training.checkpoint import Checkpoint, Checkpoints
 from sae.training.config import TrainConfig, input_scale
 from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows, fingerprint
 from sae.training.observers import History, Observer
-from sae.training.stopping import Stop, StopRequest, stop_request
+from sae.training.sparsity import missed_target
+from sae.training.stopping import Stop, stop_request
+from sae.training.together import Together
 from sae.training.trainer import Trainer
 
 CHECKPOINT_SECONDS = 120.0
@@ -83,7 +85,8 @@ def train_many(
     """Train a dictionary for each of `configs` in one pass over the same batches; each is what it would be if trained alone.
 
     They may differ in anything but `batch_size` and `data_seed`; a `batch_size` or `n_steps` that is None follows the rows, as
-    in `train`. As `train` else; `observers` are a list for each config."""
+    in `train`. As `train` else; `observers` are a list for each config. Where one diverges the others are trained to their ends;
+    then `DivergenceError` names it, and has them: `[one and one.dictionary for one in error.trained]`."""
     return [one.dictionary for one in fit(rows, configs, device=device, checkpoints=checkpoints, observers=observers)]
 
 
@@ -97,11 +100,14 @@ def fit(
     observers: Sequence[Sequence[Observer]] | None = None,
     data: str | None = None,
     discard_foreign: bool = False,
+    names: Sequence[str] | None = None,
 ) -> list[Trained]:
     """As `train_many`, with all that training leaves. `data` names the rows (a digest): checkpoints made from others, or with
     other configs, are refused, or removed with `discard_foreign`. `checkpoint_seconds` lie between two checkpoints; the last
-    one, at the end, stays: called again, the finished dictionaries come back at once."""
+    one, at the end, stays: called again, the finished dictionaries come back at once. `names` are for messages; by default
+    `configs[0]` and so on."""
     rows, configs = _sized(rows, _checked(configs))
+    names = [f"configs[{i}]" for i in range(len(configs))] if names is None else names
     shared = {(config.batch_size, config.data_seed) for config in configs}
     if len(shared) != 1:
         raise ConfigError(f"dictionaries trained together share batch_size and data_seed, not {sorted(shared)}; train them apart")
@@ -115,18 +121,19 @@ def fit(
             saved = Checkpoints(checkpoints, {**identity, "data": data})
             stack.enter_context(saved.locked())
             start = saved.latest(discard_foreign=discard_foreign)
-        feed.enter(start.step if start else 0)
         histories = [History() for _ in configs]
         told = [[history, *more] for history, more in zip(histories, observers or [()] * len(configs), strict=True)]
         trainers = _trainers(feed, configs, to_device(device), told, start)
         request = stack.enter_context(stop_request())
+        named = dict(zip(names, trainers, strict=True))
+        together = Together(named, feed, saved, request, checkpoint_seconds, resumed=start is not None)
         try:
-            _run(trainers, feed, saved, request, checkpoint_seconds)
+            together.run()
         except Stop as stop:
             if stop.signum == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + stop.signum) from None
-        return [_trained(trainer, history) for trainer, history in zip(trainers, histories, strict=True)]
+        return _results(names, together, histories)
 
 
 def _checked(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
@@ -163,14 +170,11 @@ def _trainers(
         normal = input_scale(feed.mean_square_norm, first.shape[1])
     trainers = []
     for i, (config, told) in enumerate(zip(configs, observers, strict=True)):
-        saved = start.numbers["trainers"][i] if start else None
+        tensors, saved = start.of(i) if start else ({}, None)
         scale = saved["scale"] if saved else normal if config.settled().normalise_inputs else 1.0
         trainer = Trainer(config, first, scale, device, told)
-        if start is not None and saved is not None:
-            prefix = f"{i}."
-            trainer.restore(
-                {name.removeprefix(prefix): value for name, value in start.tensors.items() if name.startswith(prefix)}, saved
-            )
+        if saved is not None:
+            trainer.restore(tensors, saved)
         states = saved["observers"] if saved else {}
         for observer in told:  # by kind: a run may go on with W&B switched off
             observer.start(states.get(type(observer).__name__))
@@ -178,66 +182,30 @@ def _trainers(
     return trainers
 
 
-def _run(
-    trainers: list[Trainer], feed: Feed | IteratorFeed, saved: Checkpoints | None, request: StopRequest, every: float
-) -> None:
-    """All steps of all trainers; between steps a checkpoint when it is due or when stopping is asked for."""
-    last = time.monotonic()
-
-    def others(n_batches: int) -> Iterator[Tensor]:
-        for batch in feed.others(n_batches):
-            request.check()
-            yield batch
-
-    try:
-        while any(trainer.n_done < trainer.n_steps for trainer in trainers):
-            request.check()
-            if saved is not None and time.monotonic() - last >= every:
-                _save(saved, trainers, feed.position)
-                last = time.monotonic()
-            # one may be a step ahead of the feed: it took the batch that another was refused, before that checkpoint
-            going = [trainer for trainer in trainers if trainer.n_done == feed.position < trainer.n_steps]
-            draws = [(trainer, trainer.draw(others)) for trainer in going if trainer.resamples_now()]
-            for trainer, drawn in draws:  # only now, when all draws are made: a stop before this changes nothing
-                trainer.resample(drawn)
-            batch = feed.next()
-            for trainer in going:
-                _step(trainer, batch, saved, trainers)
-    except Stop:
-        if saved is not None:
-            _save(saved, trainers, feed.position)
-        raise
-    if saved is not None:
-        _save(saved, trainers, feed.position)
-    request.check()
+def _results(names: Sequence[str], together: Together, histories: Sequence[History]) -> list[Trained]:
+    """What each has come to. Raises `DivergenceError`, which has the others, where one has failed."""
+    results: list[Trained | None] = []
+    failures = dict(together.failures)
+    for i, (trainer, history) in enumerate(zip(together.trainers, histories, strict=True)):
+        try:
+            results.append(_trained(trainer, history, names[i]) if i not in failures else None)
+        except NumericsError as error:
+            failures[i] = error
+            results.append(None)
+    if failures:
+        told = [f"{names[i]}: {failures[i]}" for i in sorted(failures)] if len(names) > 1 else [str(failures[0])]
+        many = f"{len(failures)} of {len(names)} dictionaries failed, the others are whole. " if len(names) > 1 else ""
+        raise DivergenceError(many + ". ".join(told), results)
+    return [result for result in results if result is not None]
 
 
-def _step(trainer: Trainer, batch: Tensor, saved: Checkpoints | None, trainers: list[Trainer]) -> None:
-    """One step; where it is refused, keep the batch and the last good state."""
-    try:
-        trainer.step(batch)
-    except NumericsError as error:
-        if saved is None:
-            raise
-        kept = save_refused_batch(saved.folder, trainer.n_done, batch)
-        if trainer.device.type == "cpu":  # elsewhere it is noticed when steps have been taken since
-            _save(saved, trainers, trainer.n_done)
-        raise NumericsError(f"{error}; the batch is in {kept}, the last good state beside it") from None
-
-
-def _save(saved: Checkpoints, trainers: list[Trainer], position: int) -> None:
-    tensors = {f"{i}.{name}": value for i, trainer in enumerate(trainers) for name, value in trainer.tensors().items()}
-    numbers = [
-        {**trainer.numbers(), "observers": {type(observer).__name__: observer.state() for observer in trainer.observers}}
-        for trainer in trainers
-    ]
-    saved.save(position, tensors, {"trainers": numbers})
-
-
-def _trained(trainer: Trainer, history: History) -> Trained:
+def _trained(trainer: Trainer, history: History, name: str) -> Trained:
     config, dictionary = trainer.config, trainer.dictionary()
     last: dict[str, Any] = next((row for row in reversed(history.rows) if "event" not in row), {})
-    facts = {"input_scale": trainer.scale, "lambda": trainer.l1_at(trainer.n_steps - 1), "last_record": last}
+    facts: dict[str, Any] = {"input_scale": trainer.scale, "lambda": trainer.l1_at(trainer.n_steps - 1), "last_record": last}
+    if config.target_l0 is not None and (told := missed_target(config.target_l0, last["l0"], facts["lambda"])):
+        facts["target_l0_missed"] = told
+        print(f"{name}: {told}", file=sys.stderr, flush=True)
     params = dataclasses.asdict(config)
     dictionary.run = Run(kind="dictionary", params=params, seed=config.seed, device=str(trainer.device), facts=facts)
     tensors = trainer.tensors()

@@ -1,6 +1,5 @@
 """What a run and its W&B mirror (`sae.training.mirror`) tell one another: small files in a folder beside the run's log."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -9,7 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from sae.errors import LockedError, StoreError
+from sae import artefact
+from sae.errors import StoreError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,7 @@ class MirrorFolder:
     @contextmanager
     def lock(self, *, wait: bool) -> Iterator[None]:
         """One mirror a log: the second waits, or raises `LockedError`. The lock ends with the process that holds it."""
-        with open(self.path / "lock", "w", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise LockedError(f"{self.log} is being sent to W&B by its run's mirror; wait until that has ended") from None
+        with artefact.locked(self.path / "lock", f"{self.log} is being sent to W&B", wait=wait):
             yield
 
 

@@ -17,6 +17,20 @@ MOST_RATE = 0.03
 SMOOTHING = 10
 """Steps over which log L0 is averaged."""
 
+FARTHEST = 0.15
+"""Fraction of the target that the final L0 may be off before that is told."""
+
+
+def missed_target(target_l0: float, l0: float, l1: float) -> str:
+    """What to tell of a run that ended with `l0` features active at λ = `l1`; nothing where that is near enough."""
+    if abs(l0 - target_l0) <= FARTHEST * target_l0:
+        return ""
+    other = "larger" if l0 > target_l0 else "smaller"
+    return (
+        f"target_l0 = {target_l0:g} was missed: L0 ended at {l0:.3g}, λ at {l1:.3g}; train for more steps, or give a {other} "
+        "λ as l1 instead (rows without structure may have no dictionary of that L0)"
+    )
+
 
 @dataclass
 class SparsityController:

@@ -69,6 +69,16 @@ class Trainer:
         self._clock: tuple[float, float, int] | None = None  # of the first step here and of the last record, steps done at that
         self._roofline: float | None = None
 
+    @property
+    def notices_late(self) -> bool:
+        """Whether a refused step may be told of only some steps later: a GPU is asked at the records."""
+        return self.device.type != "cpu"
+
+    @property
+    def sound(self) -> bool:
+        """Whether no step was refused so far, told of or not."""
+        return bool(self._finite)
+
     def scaled(self, batch: Rows) -> Rows:
         """A batch as the engine sees it: on the device, float32, multiplied by the scale."""
         return batch.to(self.device).float().mul(self.scale)
@@ -119,7 +129,7 @@ class Trainer:
         result = self.engine.step(x, self.l1_at(step), learning_rate)
         self._finite &= result.finite
         recorded = (step + 1) % self.config.log_every == 0 or step + 1 == self.n_steps
-        if (self.device.type == "cpu" or recorded) and not self._finite:
+        if (recorded or not self.notices_late) and not self._finite:
             self._refuse(result, x, step)
         for counts in (self.window, self.density):
             counts.add(result.n_fired, len(x))

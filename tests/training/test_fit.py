@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import sae
-from sae.errors import ConfigError, NumericsError
+from sae.errors import ConfigError, DivergenceError, NumericsError
 from sae.training import config as config_module
 from sae.training.config import TrainConfig
 from sae.training.data import TensorRows
 from sae.training.fit import fit, train, train_many
 from sae.training.observers import History
+from sae.training.trainer import Trainer
 from tests.storage.test_activations import make_store
 from tests.support.toy_training import DEAD, assert_same_bits, drive, toy_config, toy_rows, toy_trainer
 
@@ -284,3 +285,36 @@ def test_an_iterator_runs_under_its_owner_s_autocast():
         fit(batches(), [toy_config(**DEAD)])
     assert len(seen) >= 60
     assert all(seen)
+
+
+def test_those_beside_one_that_diverges_are_trained_to_their_ends(capsys, monkeypatch):
+    """With the bits of one trained alone; two fail, at different steps, one for weights that diverged in its last."""
+    wild = toy_config(learning_rate=1e30)
+    last = toy_config(n_steps=1, seed=99)
+
+    def spoilt(trainer, whole=Trainer.dictionary):
+        if trainer.config == last:
+            trainer.state.weights.b_enc[3] = float("inf")
+        return whole(trainer)
+
+    monkeypatch.setattr(Trainer, "dictionary", spoilt)
+    configs = [toy_config(**DEAD), wild, toy_config(target_l0=3.0, log_every=7, n_steps=45), last]
+    told = r"^2 of 4 dictionaries failed, the others are whole\. b: .*at step \d+.* d: .*hold NaN"
+    with pytest.raises(DivergenceError, match=told) as error:
+        fit(toy_rows(), configs, names=["a", "b", "c", "d"])
+    assert error.value.exit_code == NumericsError.exit_code
+    for config, one in zip(configs, error.value.trained, strict=True):
+        if config in (wild, last):
+            assert one is None
+        else:
+            assert_same_bits(one, fit(toy_rows(), [config])[0])
+    assert "b stops: loss is" in capsys.readouterr().err
+    with pytest.raises(DivergenceError, match=r"configs\[0\]: ") as error:
+        train_many(toy_rows(), [wild, configs[2]])
+    assert error.value.trained[1].dictionary.n_features == 24
+
+
+def test_one_alone_that_diverges_is_told_without_a_name():
+    with pytest.raises(DivergenceError, match=r"^loss is .* training diverged: lower learning_rate$") as error:
+        fit(toy_rows(), [toy_config(learning_rate=1e30)])
+    assert error.value.trained == [None]

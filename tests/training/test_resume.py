@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sae.errors import ConfigError, NumericsError
+from sae.errors import ConfigError, DivergenceError, NumericsError
 from sae.training import fit as fit_module
 from sae.training.data import TensorRows, resampling_seed
 from sae.training.fit import fit, train
@@ -165,20 +165,31 @@ def test_a_refused_batch_is_kept_beside_the_last_good_state(tmp_path, k, value):
     assert [row["n_resampled"] > 0 for row in straight.history if row["step"] == 42] == [True]
 
 
-def test_one_of_many_that_diverges_leaves_the_others_whole(tmp_path, undisturbed):
-    """The second is refused step 42, which the first has taken and was resampled before: it does neither twice."""
+@pytest.mark.parametrize("late", [False, True])
+def test_one_of_many_that_diverges_leaves_the_others_whole(tmp_path, undisturbed, capsys, monkeypatch, late):
+    """The second is refused step 42; the others end as they would, and so does it, when the cause is gone."""
 
     def spoil(trainers):
         step = trainers[1].step
         trainers[1].step = lambda x: step(x * float("inf") if trainers[1].n_done == 42 else x)
         return trainers
 
+    told = r"1 of 3 dictionaries failed, the others are whole\. configs\[1\]: .*at step 42.*the last good state beside it"
     make = fit_module._trainers
+    if late:  # as on a GPU: what is noticed at the next record is not the last good state
+        monkeypatch.setattr(Trainer, "notices_late", True)
+        told = told.replace("42", "49")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "_trainers", lambda *given: spoil(make(*given)))
-        with pytest.raises(NumericsError, match=r"at step 42.*the last good state beside it"):
-            fit(toy_rows(), CONFIGS, checkpoints=tmp_path)
-    assert (tmp_path / "step-0000000042.json").exists()
+        for _ in range(2):  # gone on with, it tries again, and the others come back at once
+            with pytest.raises(DivergenceError, match=told) as error:
+                fit(toy_rows(), CONFIGS, checkpoints=tmp_path)
+            first, failed, third = error.value.trained
+            assert failed is None
+            assert_same_bits(first, undisturbed[0])
+            assert_same_bits(third, undisturbed[2])
+    assert (tmp_path / f"refused-batch-{49 if late else 42}.safetensors").exists()
+    assert "configs[1] stops" in capsys.readouterr().err
     for one, expected in zip(fit(toy_rows(), CONFIGS, checkpoints=tmp_path), undisturbed, strict=True):
         assert_same_bits(one, expected)
 
@@ -244,3 +255,22 @@ def test_strange_files_beside_checkpoints_are_left_alone(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be a folder"):
         fit(toy_rows(), [toy_config(n_steps=4)], checkpoints=tmp_path / "file")
+
+
+def test_an_iterator_that_ends_early_leaves_a_checkpoint(tmp_path):
+    """Of the moment that it ended, from which a longer one goes on to the same bits; also where it fails of itself."""
+    batches = list(islice(TensorRows(toy_rows()).batches(40), 60))
+    config = toy_config(**DEAD)
+
+    def failing():
+        yield from batches[:37]
+        raise OSError("the disk is gone")
+
+    for folder, early, kind in (("ended", iter(batches[:37]), ConfigError), ("failed", failing(), OSError)):
+        with pytest.raises(kind, match="saved in") as error:
+            fit(early, [config], checkpoints=tmp_path / folder)
+        assert f"all steps before are saved in {tmp_path / folder}" in error.value.__notes__[0]
+        assert (tmp_path / folder / "step-0000000037.json").exists()
+        with pytest.raises(ConfigError, match="ended after 10 batches"):
+            fit(iter(batches[:10]), [config], checkpoints=tmp_path / folder)
+        assert_same_bits(fit(iter(batches), [config], checkpoints=tmp_path / folder)[0], fit(iter(batches), [config])[0])

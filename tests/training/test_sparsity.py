@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sae.training.fit import fit
-from sae.training.sparsity import SparsityController
+from sae.training.sparsity import SparsityController, missed_target
 from tests.support.toy_training import toy_config, toy_rows, toy_trainer
 
 
@@ -83,3 +83,29 @@ def test_a_real_dictionary_ends_near_its_target():
     """Toy rows have no structure to be sparse about; on them it is right within a fifth."""
     trained = fit(toy_rows(), [toy_config(target_l0=3.0, n_steps=300, log_every=300, batch_size=100, resample_at=())])[0]
     assert trained.history[-1]["l0"] == pytest.approx(3.0, rel=0.2)
+
+
+def test_a_target_that_is_missed_is_told_and_recorded(capsys):
+    """On stderr, by name, with both numbers and what to do, and in the run's record; what is near enough is not."""
+    missed, hit = toy_config(target_l0=1.0), toy_config(target_l0=3.0, n_steps=300, batch_size=40)
+    trained = fit(toy_rows(), [missed, hit], names=["A/sweep/few", "A/sweep/more"])
+    l0, near = (one.history[-1]["l0"] for one in trained)
+    assert l0 > 1.15
+    assert near == pytest.approx(3.0, rel=0.15)
+    told = capsys.readouterr().err
+    assert f"A/sweep/few: target_l0 = 1 was missed: L0 ended at {l0:.3g}, λ at " in told
+    assert "train for more steps" in told
+    assert "a larger λ as l1" in told
+    assert "A/sweep/more" not in told
+    facts = [one.dictionary.run.facts for one in trained]
+    assert facts[0]["target_l0_missed"] in told
+    assert "target_l0_missed" not in facts[1]
+
+
+@pytest.mark.parametrize(
+    ("l0", "missed", "advice"), [(23.1, True, "larger"), (22.9, False, ""), (17.1, False, ""), (16.9, True, "smaller")]
+)
+def test_missed_is_more_than_fifteen_percent_off(l0, missed, advice):
+    told = missed_target(20.0, l0, 3.0)
+    assert bool(told) == missed
+    assert advice in told

@@ -1,0 +1,57 @@
+"""The stages `train` and `sweep` on a small store: what they commit, and what they say where one dictionary diverges."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipelines import sweep, train
+from pipelines.common import Stage
+from sae import artefact
+from sae.dictionary.disk import read_dictionary
+from sae.errors import DivergenceError
+from sae.provenance import Run
+from sae.storage.shuffle import HarvestedRows, write_shuffled
+from tests.support.toy_training import toy_rows
+
+TRAIN = {"n_features": 24, "batch_size": 40, "n_steps": 30, "log_every": 10, "l1": 3.0}
+
+
+def params(**dictionaries):
+    return {"run": {"device": "cpu"}, "wandb": {"mode": "disabled"}, "train": TRAIN, "sweep": {"dictionaries": dictionaries}}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a store of toy rows."""
+    monkeypatch.chdir(tmp_path)
+    values = toy_rows().numpy().astype(np.float16)
+    square = float(np.square(values, dtype=np.float64).sum(1).mean())
+    run = Run(kind="activations", facts={"n_rows": len(values), "mean_square_norm": square})
+    with artefact.writing(tmp_path / "data/A/activations", run) as draft:
+        rows = HarvestedRows(values, np.zeros((len(values), 2), np.uint32))
+        write_shuffled(draft.path, [rows], *values.shape, values.dtype, 0)
+    return tmp_path
+
+
+def test_train_commits_its_dictionary(project):
+    train.main(Stage("train", params()))
+    dictionary = read_dictionary("data/A/1/dictionary")
+    assert dictionary.run.facts["epochs"] == 3.0
+    assert not (project / "data/A/1/checkpoints").exists()
+
+
+def test_a_sweep_saves_those_that_are_whole_and_ends_with_an_error(project):
+    """Run again it is the same, at once; without the one that diverges, all is as it was."""
+    stage = Stage("sweep", params(good={"seed": 1}, wild={"learning_rate": 1e30}, other={"l1": 2.0}))
+    saved = []
+    for _ in range(2):
+        with pytest.raises(DivergenceError, match=r"1 of 3 .* A/sweep/wild: .*at step \d+.*refused-batch") as error:
+            sweep.main(stage)
+        assert error.value.exit_code == 70
+        assert not (project / "data/A/sweep/wild").exists()
+        saved.append([read_dictionary(f"data/A/sweep/{name}/dictionary").W_enc.sum().item() for name in ("good", "other")])
+    sweep.main(Stage("sweep", params(good={"seed": 1}, other={"l1": 2.0})))
+    saved.append([read_dictionary(f"data/A/sweep/{name}/dictionary").W_enc.sum().item() for name in ("good", "other")])
+    assert saved[0] == saved[1] == saved[2]
+    assert set(json.loads((project / "reports/sweep.json").read_text())) == {"A/sweep/good", "A/sweep/other"}
