@@ -1,31 +1,36 @@
-"""Stage `harvest`: data/<transformer> and data/tokens -> data/<letter>/activations."""
+"""Stage `harvest`: data/<transformer> and data/tokens -> data/<letter>/activations.
 
-import dataclasses
+`python -m pipelines.harvest --shard 0/4` does every fourth task of it (or by RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID,
+JOB_COMPLETION_INDEX); the stage itself, run last, does what is left and commits.
+"""
+
+import argparse
 
 from pipelines.common import Stage, run_stage
-from sae import artefact
-from sae.harvest import DTYPE, HarvestConfig, Plan, harvest
+from sae.harvest import HarvestConfig, Plan, harvest
 from sae.source.transformer import load_source
-from sae.storage.shuffle import bytes_needed
+from sae.storage.share import Share
 from sae.storage.tokens import TokenStore
 
 
 def main(stage: Stage) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.harvest", description=__doc__)
+    parser.add_argument("--shard", metavar="I/N", type=Share.parse, default=Share.of_environment(), help="this process's share")
+    parser.add_argument("--keep", action="store_true", help="refuse, rather than discard, unfinished work with other params")
+    given = parser.parse_args()
     config = stage.section("harvest", HarvestConfig)
     tokens = TokenStore.open(stage.tokens)
     split = tokens.split("train")
-    plan = Plan(config, split, tokens.bos)
     source = load_source(stage.transformer, stage.device)
-    size = config.n_rows * source.d_mlp * DTYPE.itemsize
-    peak = bytes_needed(config.n_rows, source.d_mlp, DTYPE.itemsize)
+    plan = Plan(config, split, tokens.bos, source.d_mlp)
     print(
         f"harvest: {config.n_rows:,} rows of {source.d_mlp} from {plan.n_contexts:,} of {split.n_contexts:,} train contexts; "
-        f"{size / 2**30:.2f} GiB before compression, {peak / 2**30:.2f} GiB of disk at the peak"
+        f"{plan.layout.n_bytes / 2**30:.2f} GiB before compression, {plan.peak_bytes / 2**30:.2f} GiB of disk at the peak"
     )
     run = stage.run("activations", config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer))
-    with artefact.writing(stage.activations, run) as draft:
-        facts = harvest(source, split, tokens.bos, config, draft.path)
-        draft.run = dataclasses.replace(run, facts=facts)
+    whole = harvest(source, split, tokens.bos, config, stage.activations, run, share=given.shard, keep=given.keep)
+    if not whole:
+        print("harvest: this share is done, others are not; the store is committed by a run without --shard")
 
 
 if __name__ == "__main__":

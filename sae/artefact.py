@@ -39,8 +39,8 @@ def writing(target: str | Path, run: Run) -> Iterator[Draft]:
     """
     target = Path(target)
     draft = Draft(target.with_name(target.name + ".partial"), run)
-    with _full_disk_told(target):
-        _make_parent(target)
+    with full_disk_told(target):
+        make_parent(target)
         with locked(target.with_name(f".{target.name}.lock"), f"{target} is being written"):
             shutil.rmtree(draft.path, ignore_errors=True)
             try:
@@ -102,18 +102,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises `DiskError` if the disk fills up."""
     partial = path.with_name(path.name + ".partial")
-    with _full_disk_told(path):
-        _make_parent(path)
+    with full_disk_told(path):
+        make_parent(path)
         try:
             yield partial
-            _sync(partial)
+            sync(partial)
             os.replace(partial, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def _make_parent(target: Path) -> None:
+def make_parent(target: Path) -> None:
+    """The folder that `target` is to lie in."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -121,7 +122,8 @@ def _make_parent(target: Path) -> None:
 
 
 @contextmanager
-def _full_disk_told(target: Path) -> Iterator[None]:
+def full_disk_told(target: Path) -> Iterator[None]:
+    """Within it a disk that fills up is a `DiskError`."""
     try:
         yield
     except OSError as error:
@@ -135,19 +137,25 @@ def _commit(draft: Draft, target: Path) -> None:
     digests = {}
     for file in files:
         digests[file.relative_to(draft.path).as_posix()] = sha256_file(file)
-        _sync(file)
-    record = draft.path / RUN_FILE
-    record.write_text(dataclasses.replace(draft.run, files=digests).to_json(), encoding="utf-8")
-    _sync(record)
+        sync(file)
+    put_in_place(draft.path, target, dataclasses.replace(draft.run, files=digests))
+
+
+def put_in_place(folder: Path, target: Path, run: Run) -> None:
+    """Write `run`, which lists what is in `folder`, beside it, and let the folder take `target`'s place."""
+    record = folder / RUN_FILE
+    record.write_text(run.to_json(), encoding="utf-8")
+    sync(record)
     if target.is_dir():
         shutil.rmtree(target)
     elif target.exists():
         raise StoreError(f"{target} is a file where an artefact's folder must be; move it and run again")
-    os.replace(draft.path, target)
-    _sync(target.parent)
+    os.replace(folder, target)
+    sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What was written to a file or folder is on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -156,13 +164,14 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the file `path` (made where it is missing, and left) as an advisory lock, which dies with its process.
+def locked(path: Path, what: str, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
+    """Hold the file `path` (made where it is missing, and left) as an advisory lock, which dies with its process; `shared` with
+    others that say so too.
 
     Raises `LockedError`, begun with `what`, where another holds it, unless it shall `wait`."""
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"

@@ -1,22 +1,33 @@
 """Transformer and tokens in, an ActivationStore out (Towards Monosemanticity, "Dataset": a fixed number of tokens from
-each context, then a global shuffle, so that a batch mixes contexts)."""
+each context, then a global shuffle, so that a batch mixes contexts).
+
+The contexts are cut into tasks of whole batches of the forward pass, so that a row has the same bits whoever computes it, and
+when. `storage.writer` keeps what is done.
+"""
 
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sae.chance import generator
 from sae.errors import ConfigError, CorpusError, DiskError, NumericsError
 from sae.progress import ProgressBar
-from sae.shapes import Activations
+from sae.provenance import Run
 from sae.source.site import ActivationSource
-from sae.storage.shuffle import HarvestedRows, bytes_needed, write_shuffled
-from sae.storage.tokens import Split, to_tensor
+from sae.storage.layout import Layout, Stored, from_disk, to_disk
+from sae.storage.pieces import DamagedPieceError, Sums
+from sae.storage.share import Share
+from sae.storage.tokens import Contexts, Split, to_tensor
+from sae.storage.writer import StoreWriter
 
-DTYPE = np.dtype(np.float16)
+TASK_BYTES = 2**26
+"""Of rows in one task, or so: what is held in memory (some three times), and what a kill costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +42,11 @@ class HarvestConfig:
     """Leave out position 0 of contexts that begin with BOS: its activation is the same vector every time."""
     batch_contexts: int = 32
     """Contexts in one forward pass."""
+    dtype: Stored = "float16"
+    """Of the store."""
+    nonfinite: Literal["stop", "drop"] = "stop"
+    """What a row with NaN, infinity, or a number too large for `dtype` does: stop the harvest, or be left out, counted, and
+    replaced by one of a later context."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -39,11 +55,22 @@ class HarvestConfig:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be at least 1")
 
 
-class Plan:
-    """Which positions of which contexts become rows. Refuses what the corpus cannot give."""
+class Harvested(NamedTuple):
+    """Rows of some consecutive contexts."""
 
-    def __init__(self, config: HarvestConfig, split: Split, bos: int | None):
-        self.config = config
+    values: np.ndarray
+    """[row, d_mlp], in the store's type."""
+    origin: np.ndarray
+    """(context, position), uint32 [row, 2]."""
+    finite: np.ndarray
+    """Whether the row is, bool [row]."""
+
+
+class Plan:
+    """Which positions of which contexts become rows, and which task takes which contexts. Refuses what the corpus cannot give."""
+
+    def __init__(self, config: HarvestConfig, split: Split, bos: int | None, d_mlp: int):
+        self.config, self.layout = config, Layout(config.n_rows, d_mlp, config.dtype)
         self.first_position = 1 if (config.skip_bos and bos is not None) else 0
         n_positions = split.context_length - self.first_position
         self.per_context = config.positions_per_context
@@ -59,61 +86,141 @@ class Plan:
                 f"give {most}; nothing is repeated to fill the gap: lower harvest.n_rows, raise positions_per_context (up to "
                 f"{n_positions}), or give a larger corpus"
             )
+        batch_bytes = config.batch_contexts * self.per_context * self.layout.record.itemsize
+        self.contexts_per_task = config.batch_contexts * max(1, TASK_BYTES // batch_bytes)
+        self.n_tasks = -(-self.n_contexts // self.contexts_per_task)
+
+    def contexts(self, task: int) -> range:
+        first = task * self.contexts_per_task
+        return range(first, min(first + self.contexts_per_task, self.n_contexts))
 
     def positions(self, start: int, n_contexts: int, context_length: int) -> np.ndarray:
         """[n_contexts, per_context] sorted positions; those of one context depend on the seed and its index alone."""
         chosen = np.empty((n_contexts, self.per_context), np.int64)
         span = context_length - self.first_position
         for i in range(n_contexts):
-            rng = np.random.default_rng([self.config.seed, 0, start + i])
+            rng = generator(self.config.seed, "positions of a context", start + i)
             chosen[i] = np.sort(rng.choice(span, self.per_context, replace=False)) + self.first_position
         return chosen
 
+    @property
+    def peak_bytes(self) -> int:
+        """Disk that writing takes at its most: all pieces, and the store beside them, uncompressed."""
+        return self.config.n_rows * self.layout.record.itemsize + self.layout.n_bytes
 
-def harvested(source: ActivationSource, split: Split, plan: Plan) -> Iterator[HarvestedRows]:
-    """The planned rows in 2-byte floats, context by context. Raises `NumericsError` for NaN, infinity or overflow."""
-    start = 0
-    n_left = plan.config.n_rows
-    for contexts in split.batches(plan.config.batch_contexts, limit=plan.n_contexts):
-        tokens = to_tensor(contexts.tokens, source.device)
+
+def harvest(
+    source: ActivationSource,
+    split: Split,
+    bos: int | None,
+    config: HarvestConfig,
+    target: Path,
+    run: Run,
+    *,
+    share: Share | None = None,
+    keep: bool = False,
+) -> bool:
+    """Make the store `target`, or this process's `share` of it; what an earlier call has done is taken up where it stopped.
+
+    True where the store is committed; False where pieces or shards of other shares are still to come. `run` says from what it
+    is made and is its identity: work under another one is discarded (or, with `keep`, refused). Raises `DiskError` before any
+    work where the disk is too small, `NumericsError` for rows that are not finite, `LockedError` where another process is at it.
+    """
+    plan = Plan(config, split, bos, source.d_mlp)
+    with StoreWriter(target, run, plan.layout, plan.n_tasks, seed=config.seed, share=share, keep=keep) as writer:
+        while True:
+            todo = writer.missing()
+            if todo:
+                check_space(writer.path, plan.peak_bytes * len(todo) // plan.n_tasks)
+            with ProgressBar("harvest", sum(len(plan.contexts(task)) for task in todo) * plan.per_context) as bar:
+                for task in todo:
+                    bar.advance(_do_task(task, source, split, plan, writer))
+            if writer.n_waited_for():
+                return False
+            try:
+                if writer.join():
+                    return False
+                _fill_gaps(source, split, plan, writer)
+                for _ in writer.shuffle():
+                    pass
+            except DamagedPieceError as error:
+                error.path.unlink(missing_ok=True)  # its tasks are missing again
+                continue
+            if writer.n_unwritten():
+                return False
+            writer.commit({"n_contexts": plan.n_contexts})
+            return True
+
+
+def _do_task(task: int, source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> int:
+    contexts = plan.contexts(task)
+    first_row = contexts.start * plan.per_context
+    n_rows = min(contexts.stop * plan.per_context, plan.config.n_rows) - first_row
+    parts = list(harvested(source, split, plan, contexts))
+    rows = Harvested(*(np.concatenate(part)[:n_rows] for part in zip(*parts, strict=True)))
+    places = writer.place(np.arange(first_row, first_row + n_rows))
+    dropped = tuple(int(place) for place in np.sort(places[~rows.finite]))
+    writer.put(task, *_as_records(plan.layout, Harvested(*(part[rows.finite] for part in rows)), places[rows.finite], dropped))
+    return n_rows
+
+
+def _fill_gaps(source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> None:
+    """Rows of contexts beyond the plan's in the places of those that were dropped."""
+    gaps = np.array(writer.dropped(), np.int64)
+    if not len(gaps):
+        return
+    found: list[Harvested] = []
+    rest = range(plan.n_contexts, split.n_contexts)
+    for rows in harvested(source, split, plan, rest):
+        found.append(Harvested(*(part[rows.finite] for part in rows)))
+        if sum(len(one.values) for one in found) >= len(gaps):
+            spare = Harvested(*(np.concatenate(part)[: len(gaps)] for part in zip(*found, strict=True)))
+            writer.put_spare(*_as_records(plan.layout, spare, gaps, ()))
+            return
+    raise CorpusError(
+        f"{len(gaps)} of {plan.config.n_rows} rows were not finite and were dropped; the {len(rest)} contexts beyond those "
+        "harvested do not make up for them: lower harvest.n_rows, or give a larger corpus"
+    )
+
+
+def _as_records(layout: Layout, rows: Harvested, places: np.ndarray, dropped: tuple[int, ...]) -> tuple[np.ndarray, Sums]:
+    records = np.empty(len(rows.values), layout.record)
+    records["place"], records["origin"], records["values"] = places, rows.origin, rows.values
+    return records, Sums.of(from_disk(rows.values, layout.dtype).numpy(), dropped)
+
+
+def harvested(source: ActivationSource, split: Split, plan: Plan, contexts: range) -> Iterator[Harvested]:
+    """The planned rows of `contexts`, by batches. Raises `NumericsError` for one that is not finite, unless such are dropped."""
+    for start, batch in _batches(split, contexts, plan):
+        tokens = to_tensor(batch.tokens, source.device)
         positions = plan.positions(start, *tokens.shape)
-        taken = _take(source.activations(tokens), positions)[:n_left]
-        index = np.repeat(np.arange(start, start + len(tokens)), plan.per_context)
-        origin = np.stack([index, positions.ravel()], axis=1)[:n_left].astype(np.uint32)
-        with np.errstate(over="ignore"):
-            values = taken.astype(DTYPE)
-        _refuse_nonfinite(values, taken, origin)
-        yield HarvestedRows(values, origin)
-        start += len(tokens)
-        n_left -= len(values)
+        index = torch.from_numpy(positions).to(tokens.device)[..., None].expand(-1, -1, source.d_mlp)
+        taken = source.activations(tokens).gather(1, index).flatten(0, 1).float()
+        finite = (taken.abs().amax(1) <= plan.layout.most).cpu().numpy()  # False for NaN too
+        origin = np.stack([np.repeat(np.arange(start, start + len(tokens)), plan.per_context), positions.ravel()], axis=1)
+        if not finite.all() and plan.config.nonfinite == "stop":
+            _refuse(taken, origin, batch, plan)
+        yield Harvested(to_disk(taken, plan.layout.dtype), origin.astype(np.uint32), finite)
 
 
-def harvest(source: ActivationSource, split: Split, bos: int | None, config: HarvestConfig, path: Path) -> dict[str, object]:
-    """Write the store's arrays into the draft directory `path`; returns the facts for its `Run`."""
-    plan = Plan(config, split, bos)
-    check_space(path, bytes_needed(config.n_rows, source.d_mlp, DTYPE.itemsize))
-    total = np.zeros(source.d_mlp)
-    square = 0.0
+def _batches(split: Split, contexts: range, plan: Plan) -> Iterator[tuple[int, Contexts]]:
+    """Batches of the forward pass, each with its first context's number; what a task takes is read at once."""
+    for first in range(contexts.start, contexts.stop, plan.contexts_per_task):
+        block = split[first : min(first + plan.contexts_per_task, contexts.stop)]
+        for start in range(0, len(block.tokens), plan.config.batch_contexts):
+            yield first + start, Contexts(*(part[start : start + plan.config.batch_contexts] for part in block))
 
-    def counted() -> Iterator[HarvestedRows]:
-        nonlocal square
-        with ProgressBar("harvest", config.n_rows) as bar:
-            for rows in harvested(source, split, plan):
-                values = rows.values.astype(np.float32)
-                np.add(total, values.sum(0, dtype=np.float64), out=total)
-                square += float(np.vdot(values, values))
-                yield rows
-                bar.advance(len(values))
 
-    write_shuffled(path, counted(), config.n_rows, source.d_mlp, DTYPE, config.seed)
-    return {
-        "n_rows": config.n_rows,
-        "d_mlp": source.d_mlp,
-        "dtype": DTYPE.name,
-        "n_contexts": plan.n_contexts,
-        "mean_square_norm": square / config.n_rows,
-        "square_norm_of_mean": float(np.square(total / config.n_rows).sum()),
-    }
+def _refuse(taken: Tensor, origin: np.ndarray, batch: Contexts, plan: Plan) -> None:
+    bad = ~(taken.abs() <= plan.layout.most).cpu().numpy()
+    row, neuron = np.argwhere(bad)[0]
+    context, position = origin[row]
+    document = batch.document[row // plan.per_context, position]
+    raise NumericsError(
+        f"activation {taken[row, neuron]} of neuron {neuron} at train context {context}, position {position} (document "
+        f"{document}) is not finite in {plan.layout.dtype}; the transformer is broken, or its activations exceed "
+        f"{plan.layout.most:.0f}: see harvest.dtype, and harvest.nonfinite: drop"
+    )
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -124,20 +231,3 @@ def check_space(path: Path, needed: int) -> None:
             f"the harvest needs {needed / 2**30:.1f} GiB at its peak, {free / 2**30:.1f} GiB are free on the disk of "
             f"{path.parent}; free some, or lower harvest.n_rows"
         )
-
-
-def _take(activations: Activations, positions: np.ndarray) -> np.ndarray:
-    index = torch.from_numpy(positions).to(activations.device)[..., None].expand(-1, -1, activations.shape[-1])
-    return activations.gather(1, index).flatten(0, 1).float().cpu().numpy()
-
-
-def _refuse_nonfinite(values: np.ndarray, taken: np.ndarray, origin: np.ndarray) -> None:
-    bad = ~np.isfinite(values)
-    if not bad.any():
-        return
-    row, neuron = np.argwhere(bad)[0]
-    context, position = origin[row]
-    raise NumericsError(
-        f"activation {taken[row, neuron]} of neuron {neuron} at train context {context}, position {position} "
-        f"is not finite in {DTYPE.name}; the transformer is broken, or its activations exceed {np.finfo(DTYPE).max:.0f}"
-    )

@@ -122,7 +122,7 @@ def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("where", ["sha256_file", "_sync"])
+@pytest.mark.parametrize("where", ["sha256_file", "sync"])
 def test_a_disk_that_fills_up_during_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, where: str) -> None:
     write(tmp_path / "a", "old")
 
@@ -211,7 +211,7 @@ def test_write_text_replaces_a_file_or_leaves_it(tmp_path: Path, monkeypatch: py
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(artefact, "_sync", full)
+    monkeypatch.setattr(artefact, "sync", full)
     with pytest.raises(OSError, match="full"):
         write_text(file, "newer\n")
     assert file.read_text(encoding="utf-8") == "new é\n"

@@ -1,15 +1,19 @@
 """Harvest: exactly the rows asked for, each the activation at its context and position; refusals that say what to do."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from sae import artefact
 from sae import harvest as harvest_module
-from sae.errors import ConfigError, CorpusError, DiskError, NumericsError
+from sae.errors import ConfigError, CorpusError, DiskError, LockedError, NumericsError, StoreError
 from sae.harvest import HarvestConfig, Plan, harvest
 from sae.provenance import Run
+from sae.storage import layout, writer
 from sae.storage.activations import ActivationStore
+from sae.storage.share import Share
+from sae.storage.writer import StoreWriter
 from tests.support.stores import make_tokens
 from tests.support.toy_source import ToySource
 
@@ -19,12 +23,21 @@ def tokens(tmp_path):
     return make_tokens(tmp_path / "tokens")
 
 
-def run_harvest(path, tokens, source=None, **changes):
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Several tasks, shards and chunks at a size that a test can hold."""
+    monkeypatch.setattr(harvest_module, "TASK_BYTES", 2000)
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 128)
+    monkeypatch.setattr(layout, "FEWEST_ROWS", 8)
+    monkeypatch.setattr(layout, "CHUNKS_PER_SHARD", 4)
+
+
+def run_harvest(path, tokens, source=None, *, share=None, keep=False, **changes):
     config = HarvestConfig(**{"n_rows": 200, "positions_per_context": 5, "batch_contexts": 7, **changes})
-    with artefact.writing(path, Run(kind="activations")) as draft:
-        facts = harvest(source or ToySource(), tokens.split("train"), tokens.bos, config, draft.path)
-        draft.run = Run(kind="activations", facts=facts)
-    return ActivationStore.open(path)
+    run = Run(kind="activations", params=vars(config))
+    split = tokens.split("train")
+    done = harvest(source or ToySource(), split, tokens.bos, config, path, run, share=share, keep=keep)
+    return ActivationStore.open(path) if done else None
 
 
 def test_rows_are_the_activations_at_their_origin(tmp_path, tokens):
@@ -52,7 +65,7 @@ def test_positions_are_uniform_and_seeded(tokens):
     split = tokens.split("train")
 
     def positions(seed):
-        plan = Plan(HarvestConfig(n_rows=300, positions_per_context=5, seed=seed), split, tokens.bos)
+        plan = Plan(HarvestConfig(n_rows=300, positions_per_context=5, seed=seed), split, tokens.bos, 8)
         return plan.positions(0, 60, 16)
 
     np.testing.assert_array_equal(positions(0), positions(0))
@@ -96,9 +109,9 @@ def test_nonfinite_activations_name_their_place(tmp_path, tokens, value):
             activations[:, 9, 3] = value
             return activations
 
-    with pytest.raises(NumericsError, match=r"neuron 3 at train context \d+, position 9 is not finite"):
+    with pytest.raises(NumericsError, match=r"neuron 3 at train context \d+, position 9 \(document \d+\) is not finite"):
         run_harvest(tmp_path / "acts", tokens, source=Broken())
-    assert not (tmp_path / "acts.partial").exists()
+    assert not (tmp_path / "acts").exists()
 
 
 def test_too_little_space_is_refused_before_work(tmp_path, tokens, monkeypatch):
@@ -109,3 +122,153 @@ def test_too_little_space_is_refused_before_work(tmp_path, tokens, monkeypatch):
     monkeypatch.setattr(harvest_module.shutil, "disk_usage", lambda _: type("usage", (), {"free": 1000}))
     with pytest.raises(DiskError, match=r"needs 0.0 GiB at its peak"):
         run_harvest(tmp_path / "acts", tokens, source=Unused())
+
+
+def bytes_of(path):
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Stopping(ToySource):
+    """Raises before its `n`-th forward pass."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.n_left = n
+
+    def activations(self, tokens):
+        if self.n_left == 0:
+            raise StoppedError
+        self.n_left -= 1
+        return super().activations(tokens)
+
+
+@pytest.fixture
+def undisturbed(tmp_path, tokens):
+    run_harvest(tmp_path / "whole", tokens)
+    return bytes_of(tmp_path / "whole")
+
+
+@pytest.fixture(params=["pieces", "joined"])
+def ways(request, monkeypatch):
+    """Slices of any size are read from the pieces themselves, or pieces are joined by twos."""
+    monkeypatch.setattr(writer, "SLICE_BYTES", 1 if request.param == "pieces" else 2 * 200 * 72 / 6 / 7)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 5])
+def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(tmp_path, tokens, undisturbed, ways, n):
+    with pytest.raises(StoppedError):
+        run_harvest(tmp_path / "acts", tokens, source=Stopping(n))
+    assert not (tmp_path / "acts").exists()
+    run_harvest(tmp_path / "acts", tokens)
+    assert bytes_of(tmp_path / "acts") == undisturbed
+    assert not (tmp_path / "acts.partial").exists()
+
+
+def test_what_was_done_is_not_done_again(tmp_path, tokens):
+    with pytest.raises(StoppedError):
+        run_harvest(tmp_path / "acts", tokens, source=Stopping(4))
+    rest = Stopping(2)
+    run_harvest(tmp_path / "acts", tokens, source=rest)
+    assert rest.n_left == 0
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shares_of_several_processes_make_the_same_store(tmp_path, tokens, undisturbed, ways, order):
+    for _ in range(3):  # pieces, shards of the early ones, the rest
+        for first in order:
+            run_harvest(tmp_path / "acts", tokens, share=Share(first, 3))
+    assert bytes_of(tmp_path / "acts") == undisturbed
+
+
+def test_another_plan_discards_or_is_refused(tmp_path, tokens, undisturbed):
+    with pytest.raises(StoppedError):
+        run_harvest(tmp_path / "acts", tokens, source=Stopping(4), seed=5)
+    with pytest.raises(StoreError, match="unfinished work of another plan"):
+        run_harvest(tmp_path / "acts", tokens, keep=True)
+    with pytest.raises(StoreError, match="unfinished work of another plan"):
+        run_harvest(tmp_path / "acts", tokens, share=Share(0, 2))
+    run_harvest(tmp_path / "acts", tokens)
+    assert bytes_of(tmp_path / "acts") == undisturbed
+
+
+@pytest.mark.parametrize("where", ["records", "footer", "end", "empty", "missing", "foreign"])
+def test_a_damaged_piece_is_made_again(tmp_path, tokens, undisturbed, where):
+    with pytest.raises(StoppedError):
+        run_harvest(tmp_path / "acts", tokens, source=Stopping(5))
+    piece = tmp_path / "acts.partial" / "pieces" / "00001"
+    data = bytearray(piece.read_bytes())
+    if where == "missing":
+        piece.unlink()
+    else:
+        at = {"records": 40, "footer": len(data) - 60, "end": len(data) - 3}.get(where)
+        if at is not None:
+            data[at] ^= 4
+        piece.write_bytes({"empty": b"", "foreign": b"x" * 500}.get(where, bytes(data)))
+    run_harvest(tmp_path / "acts", tokens)
+    assert bytes_of(tmp_path / "acts") == undisturbed
+
+
+def test_a_shard_that_was_damaged_before_the_commit_is_written_again(tmp_path, tokens, undisturbed, monkeypatch):
+    def stopped(self, facts):
+        raise StoppedError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(StoreWriter, "commit", stopped)
+        run_harvest(tmp_path / "acts", tokens)
+    shard = tmp_path / "acts.partial/store/activations.zarr/activations/c/1/0"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    (tmp_path / "acts.partial/store/activations.zarr/zarr.json").write_text("{}")
+    (tmp_path / "acts.partial/store/activations.zarr/activations/c/stray").write_text("of someone killed")
+    run_harvest(tmp_path / "acts", tokens)
+    assert bytes_of(tmp_path / "acts") == undisturbed
+
+
+@pytest.mark.parametrize("n_bad", [1, 2])
+def test_rows_that_are_not_finite_can_be_dropped_and_replaced(tmp_path, tokens, n_bad):
+    class Broken(ToySource):
+        def activations(self, tokens):
+            activations = super().activations(tokens)
+            activations[1:4, 1 : 1 + 4 * n_bad] = float("nan")
+            return activations
+
+    store = run_harvest(tmp_path / "acts", tokens, source=Broken(), nonfinite="drop")
+    origin = store.origin()
+    assert len(store) == len({tuple(row) for row in origin}) == 200
+    assert np.isfinite(store[0:200]).all()
+    assert store.run.facts["n_dropped"] > 0
+    assert (origin[:, 0] >= 40).sum() == store.run.facts["n_dropped"]
+
+
+def test_too_few_rows_to_replace_those_dropped(tmp_path, tokens):
+    class Broken(ToySource):
+        def activations(self, tokens):
+            return super().activations(tokens) * float("nan")
+
+    with pytest.raises(CorpusError, match="200 of 200 rows were not finite"):
+        run_harvest(tmp_path / "acts", tokens, source=Broken(), nonfinite="drop")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_numbers_of_each_type(tmp_path, tokens, dtype):
+    store, source = run_harvest(tmp_path / "acts", tokens, dtype=dtype), ToySource()
+    origin = store.origin()
+    train = torch.from_numpy(tokens.split("train")[0:60].tokens.astype(np.int64))
+    expected = source.activations(train)[origin[:, 0].astype(int), origin[:, 1].astype(int)].to(getattr(torch, dtype)).float()
+    torch.testing.assert_close(torch.from_numpy(store[0:200].astype(np.float32)), expected, rtol=0, atol=0)
+    batch = next(store.batches(200))
+    assert batch.dtype == torch.float32
+    torch.testing.assert_close(batch.sum(0), expected.sum(0))
+
+
+def test_two_writers_one_wins(tmp_path, tokens):
+    class Second(ToySource):
+        def activations(self, batch):
+            with pytest.raises(LockedError, match=f"by process {os.getpid()}"):
+                run_harvest(tmp_path / "acts", tokens)
+            return super().activations(batch)
+
+    assert len(run_harvest(tmp_path / "acts", tokens, source=Second())) == 200

@@ -1,6 +1,6 @@
 """`ActivationStore`: rows of MLP activations, globally shuffled, each with the context and position that it came from.
 
-On disk, under `activations.zarr`: `activations` [row, d_mlp] in 2-byte floats and `origin` [row, 2] (context, position).
+On disk, under `activations.zarr`: `activations` [row, d_mlp], `origin` [row, 2] (context, position) and `mean` [d_mlp].
 DVC tracks the store by its `run.json` alone, which holds the digest of every other file: hashing terabytes would take hours.
 """
 
@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sae import artefact
 from sae.chance import generator
@@ -17,10 +16,10 @@ from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
 from sae.storage import arrays
+from sae.storage.layout import SCHEMA, Stored, from_disk
 
-CHUNK_ROWS = 8192
 CHUNKS_MIXED = 16
-"""Chunks that are read, joined and permuted together when batches are drawn: 131,072 rows."""
+"""Chunks that are read, joined and permuted together when batches are drawn: 128 MiB."""
 
 
 class ActivationStore:
@@ -28,9 +27,15 @@ class ActivationStore:
 
     def __init__(self, path: Path, run: Run, group: arrays.Group):
         self.path, self.run = path, run
+        schema = run.facts.get("store_schema", 1)
+        if schema != SCHEMA:
+            raise StoreError(f"{path} is of store schema {schema}, this version reads {SCHEMA}; harvest again")
         self._rows = arrays.get_array(group, "activations")
         self._origin = arrays.get_array(group, "origin")
         self.n_rows, self.d_mlp = self._rows.shape
+        self.dtype: Stored = run.facts["dtype"]
+        """Of the numbers on disk; bfloat16 lies in uint16."""
+        self.chunk_rows: int = self._rows.chunks[0]
         stated = run.facts.get("n_rows")
         if self.n_rows != stated or self._origin.shape[0] != self.n_rows:
             raise StoreError(f"{path} holds {self.n_rows} rows where its record says {stated}; harvest again")
@@ -39,7 +44,9 @@ class ActivationStore:
         return self.n_rows
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return arrays.read(self._rows, rows)
+        """Rows as they lie on disk, but bfloat16 as float32."""
+        values = arrays.read(self._rows, rows)
+        return from_disk(values, self.dtype).numpy() if self.dtype == "bfloat16" else values
 
     def origin(self, rows: slice = slice(None)) -> RowOrigins:
         """(context, position) of the rows, indices into the train split of the token store."""
@@ -70,23 +77,22 @@ class ActivationStore:
             block = np.concatenate([left, block])
             n_whole = len(block) // n_rows * n_rows
             for first in range(0, n_whole, n_rows):
-                yield torch.from_numpy(block[first : first + n_rows]).float()
+                yield from_disk(block[first : first + n_rows], self.dtype)
             left = block[n_whole:]
 
     def _blocks(self, seed: int, epoch: int, skipped: int) -> Iterator[np.ndarray]:
         """Mixed blocks from row `skipped` of `epoch` on; blocks that lie wholly before it are not read."""
-        n_chunks = -(-self.n_rows // CHUNK_ROWS)
+        step = self.chunk_rows
+        n_chunks = -(-self.n_rows // step)
         while True:
             order = generator(seed, "order of chunks", epoch).permutation(n_chunks)
             for start in range(0, n_chunks, CHUNKS_MIXED):
-                chunks = [
-                    slice(i * CHUNK_ROWS, min((i + 1) * CHUNK_ROWS, self.n_rows)) for i in order[start : start + CHUNKS_MIXED]
-                ]
+                chunks = [slice(i * step, min((i + 1) * step, self.n_rows)) for i in order[start : start + CHUNKS_MIXED]]
                 size = sum(chunk.stop - chunk.start for chunk in chunks)
                 if skipped >= size:
                     skipped -= size
                     continue
-                block = np.concatenate([self[chunk] for chunk in chunks])
+                block = np.concatenate([arrays.read(self._rows, chunk) for chunk in chunks])
                 yield block[generator(seed, "order of rows", epoch, start).permutation(size)[skipped:]]
                 skipped = 0
             epoch += 1

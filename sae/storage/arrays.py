@@ -37,7 +37,9 @@ def create_array(
     shard_rows: int | None = None,
     attributes: dict[str, Any] | None = None,
 ) -> zarr.Array:
-    """A new array, chunked (and sharded) along its first axis only; zstd level 1 with a checksum in every chunk."""
+    """A new array, chunked (and sharded) along its first axis only; zstd level 1 with a checksum in every chunk.
+
+    What is missing reads as NaN, in whole numbers as the greatest one: not as zeros, to any reader that does not look for it."""
     rest = shape[1:]
     chunk_rows = max(1, min(chunk_rows, shape[0]))
     if shard_rows is not None:
@@ -50,6 +52,7 @@ def create_array(
         dtype=np.dtype(dtype),
         compressors=ZstdCodec(level=1, checksum=True),
         dimension_names=axes,
+        fill_value=np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max,
         attributes=attributes or {},
     )
 
@@ -62,6 +65,11 @@ def write_array(
     if values.size:
         array[...] = values
     return array
+
+
+def open_to_write(path: str | Path) -> zarr.Group:
+    """A group that is there, for writing whole shards into its arrays."""
+    return zarr.open_group(path, mode="r+", zarr_format=3)
 
 
 def open_group(path: str | Path, run: Run) -> zarr.Group:

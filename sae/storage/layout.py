@@ -8,6 +8,8 @@ import torch
 
 from sae.errors import ConfigError
 
+SCHEMA = 2
+"""Of the store's format (docs/store.md); 1 had zeros as fill values."""
 Stored = Literal["float16", "bfloat16", "float32"]
 """bfloat16 is stored as its bits in uint16, since zarr has no such type; the array's attribute `dtype` says so."""
 CHUNK_BYTES, CHUNKS_PER_SHARD = 2**23, 16
@@ -24,7 +26,8 @@ class Layout:
     dtype: Stored = "float16"
     chunk_rows: int = 0
     """A power of two, chosen by `CHUNK_BYTES` where 0."""
-    chunks_per_shard: int = CHUNKS_PER_SHARD
+    chunks_per_shard: int = 0
+    """`CHUNKS_PER_SHARD` where 0."""
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Stored):
@@ -32,6 +35,8 @@ class Layout:
         if self.chunk_rows == 0:
             fitting = max(FEWEST_ROWS, CHUNK_BYTES // (self.d_mlp * self.on_disk.itemsize))
             object.__setattr__(self, "chunk_rows", 2 ** (fitting.bit_length() - 1))
+        if self.chunks_per_shard == 0:
+            object.__setattr__(self, "chunks_per_shard", CHUNKS_PER_SHARD)
 
     @property
     def on_disk(self) -> np.dtype:

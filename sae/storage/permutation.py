@@ -11,8 +11,8 @@ class Permutation:
     """A permutation of 0 ... n − 1 that depends on `seed` alone.
 
     A Feistel network of `N_ROUNDS` rounds on the least number of bits that holds n, each round's function a 64-bit mixer
-    (the finaliser of SplitMix64: Steele, Lea and Flood 2014) with a key of its own; numbers beyond n are sent through again until they
-    fall below it ("cycle walking": Black and Rogaway 2002), fewer than two rounds on average.
+    (the finaliser of SplitMix64: Steele, Lea and Flood 2014) with a key of its own; numbers beyond n are sent through again until
+    they fall below it ("cycle walking": Black and Rogaway 2002), fewer than two rounds on average.
     """
 
     def __init__(self, n: int, seed: int):

@@ -1,8 +1,8 @@
 """Pieces: rows that one task harvested, sorted by their place in the store, in one file that says of itself whether it is whole.
 
-A file is the records (`Layout.record`), then for each shard of the store where its records begin and their crc32c, then the sums of the
-rows. It is written aside and renamed, so it is there or not; and what a shard reads from it is checked, so that no bit that turned on
-the way goes into a store.
+A file is the records (`Layout.record`), then for each shard of the store where its records begin and their crc32c, then the sums
+of the rows. It is written aside and renamed, so it is there or not; and what a shard reads from it is checked, so that no bit
+that turned on the way goes into a store.
 """
 
 import json
@@ -50,6 +50,17 @@ class Sums:
         squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
         return cls(len(values), values.sum(0, dtype=np.float64), float(np.sqrt(squares).sum()), float(squares.sum()), dropped)
 
+    @classmethod
+    def join(cls, parts: Sequence["Sums"]) -> "Sums":
+        """Of all rows together."""
+        return cls(
+            sum(one.n_rows for one in parts),
+            np.sum([one.total for one in parts], axis=0),
+            sum(one.norm for one in parts),
+            sum(one.square for one in parts),
+            tuple(place for one in parts for place in one.dropped),
+        )
+
 
 def write_piece(path: Path, layout: Layout, records: np.ndarray, sums: Sums) -> None:
     """`records`, in any order, as one piece."""
@@ -59,13 +70,14 @@ def write_piece(path: Path, layout: Layout, records: np.ndarray, sums: Sums) -> 
     _write(path, layout, slices, sums)
 
 
-def join_pieces(path: Path, layout: Layout, parts: Sequence["Piece"], sums: Sums) -> None:
+def join_pieces(path: Path, layout: Layout, parts: Sequence["Piece"]) -> None:
     """The records of several pieces in one. Reads each from its beginning to its end, and holds one shard's records."""
 
     def joined(shard: int) -> np.ndarray:
         records = np.concatenate([part.records(shard) for part in parts])
         return records[np.argsort(records["place"], kind="stable")]
 
+    sums = Sums.join([part.sums for part in parts])
     _write(path, layout, (joined(shard) for shard in range(layout.n_shards)), sums)
 
 

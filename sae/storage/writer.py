@@ -1,4 +1,5 @@
-"""`StoreWriter`: an activation store as idempotent tasks, in any number of processes, killed and started again as often as you like.
+"""`StoreWriter`: an activation store as idempotent tasks, in any number of processes, killed and started again as often as you
+like.
 
 The work lies in `<store>.partial`, and whatever stands there is whole (written aside, synced, renamed):
 
@@ -15,63 +16,30 @@ which order and how often changes no byte. That is a shuffle in two passes, or t
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from sae import artefact
-from sae.errors import ConfigError, LockedError, StoreError
+from sae.errors import StoreError
 from sae.provenance import Run, sha256_file
 from sae.storage import arrays
-from sae.storage.layout import Layout
+from sae.storage.layout import SCHEMA, Layout
 from sae.storage.permutation import Permutation
-from sae.storage.pieces import SLICE_BYTES, DamagedPieceError, Piece, Sums, join_pieces, write_piece
+from sae.storage.pieces import SLICE_BYTES, Piece, Sums, join_pieces, write_piece
+from sae.storage.share import Share
 
-SCHEMA = 2
-"""Of the store's format (docs/store.md); 1 had no `mean`, and zeros for fill values."""
-SPARE = "spare"
-"""The piece with the rows that stand in for those left out."""
-
-
-class Share(NamedTuple):
-    """Which of several processes this one is: it does every `n`-th task, from `index` on."""
-
-    index: int = 0
-    n: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> "Share":
-        """From `i/N`, i from 0."""
-        try:
-            share = cls(*(int(part) for part in text.split("/")))
-        except (ValueError, TypeError):
-            share = cls(0, 0)
-        if not 0 <= share.index < share.n:
-            raise ConfigError(f"shard {text!r}: must be i/N with i from 0 to N - 1, such as 0/4")
-        return share
-
-    @classmethod
-    def of_environment(cls) -> "Share | None":
-        """What torchrun, a Slurm array or a Kubernetes indexed job says in the environment; None where none does."""
-        pairs = (
-            ("RANK", "WORLD_SIZE", 0),
-            ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))),
-            ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS", 0),
-        )
-        for index, n, first in pairs:
-            if index in os.environ and n in os.environ:
-                return cls.parse(f"{int(os.environ[index]) - first}/{os.environ[n]}")
-        return None
+ZARR = "activations.zarr"
 
 
 class StoreWriter:
-    """Use as a context manager: it holds the store's lock. `missing` tasks are to be `put`; when none is, `shuffle`, then `commit`.
+    """Use as a context manager: it holds the store's lock. `missing` tasks are to be `put`; when none is, `shuffle`, then
+    `commit`.
 
     `run` says what is to be written and from what; with `keep` another plan's unfinished work is refused, otherwise discarded.
     Raises `LockedError` where another process does the same share, or the whole.
@@ -81,20 +49,23 @@ class StoreWriter:
         self, target: Path, run: Run, layout: Layout, n_tasks: int, *, seed: int, share: Share | None = None, keep: bool = False
     ):
         self.target, self.run, self.layout, self.n_tasks = target, run, layout, n_tasks
-        self.share, self._whole = share or Share(), share is None
+        self.share, self._is_whole, self._keep = share or Share(), share is None, keep
         self.place = Permutation(layout.n_rows, seed)
         """Where row i of the harvest comes in the store."""
         self.path = target.with_name(target.name + ".partial")
-        self._keep, self._held = keep, ExitStack()
-        self._names = [f"{task:05d}" for task in range(n_tasks)]
+        bytes_of_slice = layout.n_rows * layout.record.itemsize / n_tasks / layout.n_shards
+        self._n_joined = min(n_tasks, max(1, int(SLICE_BYTES // bytes_of_slice)))
+        """Pieces that are joined into one; 1: none are."""
 
     def __enter__(self) -> "StoreWriter":
-        with self._held as held, artefact.full_disk_told(self.target):
+        what = f"{self.target} is being written"
+        with ExitStack() as held, artefact.full_disk_told(self.target):
             artefact.make_parent(self.target)
-            held.enter_context(artefact.locked(self.target, shared=not self._whole))
-            if not self._whole:
-                name = f"{self.target.name}.{self.share.index}-of-{self.share.n}"
-                held.enter_context(artefact.locked(self.target.with_name(name), shared=False))
+            lock = self.target.with_name(f".{self.target.name}.lock")
+            held.enter_context(artefact.locked(lock, what, shared=not self._is_whole))
+            if not self._is_whole:
+                own = lock.with_name(f"{lock.name}.{self.share.first}-{self.share.n}")
+                held.enter_context(artefact.locked(own, f"shard {self.share.first}/{self.share.n} of {what}"))
             self._begin()
             self._held = held.pop_all()
         return self
@@ -102,117 +73,184 @@ class StoreWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._held.close()
 
-    def _begin(self) -> None:
-        plan = json.dumps(
-            {"run": dataclasses.asdict(self.run), "layout": vars(self.layout), "n_tasks": self.n_tasks, "schema": SCHEMA},
-            indent=1,
-            sort_keys=True,
-        )
-        record = self.path / "plan.json"
-        found = record.read_text(encoding="utf-8") if record.is_file() else None
-        if found != plan:
-            if self.path.exists() and self._keep:
-                raise StoreError(f"{self.path} holds unfinished work of another plan ({record}); finish or remove it, or leave out --keep")
-            if self.path.exists() and not self._whole and found is not None:
-                raise StoreError(f"{self.path} holds work of another plan ({record}); run once without --shard to discard it, or remove it")
-            shutil.rmtree(self.path, ignore_errors=True)
-            for name in ("pieces", "joined", "shards", "store"):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
-            artefact.write_text(record, plan)
-        for stray in self.path.rglob("*.partial"):
-            if self._whole:  # of someone killed; beside a share others may be at work
-                stray.unlink(missing_ok=True)
-
     def missing(self) -> list[int]:
         """Tasks of this process's share that have no piece."""
-        return [task for task in self._absent() if task % self.share.n == self.share.index]
+        return [task for task in self._absent() if task % self.share.n == self.share.first]
 
-    def _absent(self) -> list[int]:
-        joined = self._n_joined()
-        return [
-            task
-            for task, name in enumerate(self._names)
-            if not (self._piece(name).exists() or (self.path / "joined" / f"{task // joined:05d}").exists())
-        ]
+    def n_waited_for(self) -> int:
+        """Pieces that are not there, whoever is to make them."""
+        return len(self._absent())
 
     def put(self, task: int, records: np.ndarray, sums: Sums) -> None:
-        """The piece of a task: `records` of `layout.record`."""
-        write_piece(self._piece(self._names[task]), self.layout, records, sums)
+        """The piece of a task: `records` of `layout.record`, their places by `place`."""
+        with artefact.full_disk_told(self.target):
+            write_piece(self._piece(task), self.layout, records, sums)
+
+    def join(self) -> int:
+        """Join this share's pieces where they are many and small; returns how many are still to be joined, whoever is to do it.
+        Raises `DamagedPieceError`."""
+        if self._n_joined == 1:
+            return 0
+        firsts = range(0, self.n_tasks, self._n_joined)
+        with artefact.full_disk_told(self.target):
+            for first in firsts[self.share.first :: self.share.n]:
+                tasks = range(first, min(first + self._n_joined, self.n_tasks))
+                if not self._joined(first).exists():
+                    join_pieces(self._joined(first), self.layout, [Piece(self._piece(task), self.layout) for task in tasks])
+                for task in tasks:
+                    self._piece(task).unlink(missing_ok=True)
+        return sum(not self._joined(first).exists() for first in firsts)
 
     def dropped(self) -> list[int]:
-        """Places that are still without a row, as theirs were not finite. All pieces must be there."""
-        if self._piece(SPARE).exists():
+        """Places that no piece has a row for, as theirs was not finite. All must be there, and joined."""
+        if self._spare.exists():
             return []
-        return sorted(place for piece in self._sources() for place in piece.sums.dropped)
+        return sorted(place for piece in self._pieces() for place in piece.sums.dropped)
 
     def put_spare(self, records: np.ndarray, sums: Sums) -> None:
         """Rows for the places that `dropped` names."""
-        write_piece(self._piece(SPARE), self.layout, records, sums)
-
-    def waits_for(self) -> int:
-        """How many pieces other processes have still to make."""
-        return len(self._absent())
-
-    def remove(self, damaged: Path) -> None:
-        """A piece that turned out to be damaged: its tasks are missing again."""
-        damaged.unlink(missing_ok=True)
+        with artefact.full_disk_told(self.target):
+            write_piece(self._spare, self.layout, records, sums)
 
     def shuffle(self) -> Iterator[int]:
-        """Write the shards that are missing; yields the rows of each. Raises `DamagedPieceError`."""
-        for name in self._names:
-            self._join(int(name))
-        group = self._group()
-        sources = list(self._sources())
-        for shard in range(self.layout.n_shards):
-            if shard % self.share.n != self.share.index or self._is_written(shard):
-                continue
-            rows = self.layout.shard(shard)
-            records = np.concatenate([piece.records(shard) for piece in sources])
-            order = np.argsort(records["place"], kind="stable")
-            if not np.array_equal(records["place"][order], np.arange(rows.start, rows.stop)):
-                raise StoreError(f"the pieces in {self.path} do not make up shard {shard}; remove {self.path} and harvest again")
-            for name in ("values", "origin"):
-                array = arrays.get_array(group, "activations" if name == "values" else name)
-                array[rows] = records[name][order]
-            self._written(shard)
-            yield rows.stop - rows.start
+        """Write this share's shards that are missing; yields how many rows each has. Raises `DamagedPieceError`."""
+        with artefact.full_disk_told(self.target):
+            pieces, group = self._pieces(), self._group()
+            for shard in range(self.share.first, self.layout.n_shards, self.share.n):
+                if not self._is_written(shard):
+                    yield self._write(shard, pieces, group)
+
+    def n_unwritten(self) -> int:
+        """Shards that are missing, whoever is to write them."""
+        return sum(not self._record(shard).is_file() for shard in range(self.layout.n_shards))
 
     def commit(self, facts: dict[str, object]) -> None:
-        """The store, in place of whatever was there; the record of it is written last. Raises `StoreError` where shards are missing."""
+        """The store, in place of whatever was there; its record is written last."""
+        assert self.n_unwritten() == 0, "shards are missing"
+        with artefact.full_disk_told(self.target):
+            of_all = Sums.join([piece.sums for piece in self._pieces()])
+            mean = of_all.total / self.layout.n_rows
+            shutil.rmtree(self._store / ZARR / "mean", ignore_errors=True)
+            arrays.write_array(self._group(), "mean", mean, ("d_mlp",))
+            stated = {
+                "store_schema": SCHEMA,
+                **vars(self.layout),
+                "mean_norm": of_all.norm / self.layout.n_rows,
+                "mean_square_norm": of_all.square / self.layout.n_rows,
+                "square_norm_of_mean": float(np.square(mean).sum()),
+                "n_dropped": len(of_all.dropped),
+            }
+            run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files())
+            artefact.put_in_place(self._store, self.target, run)
+            shutil.rmtree(self.path)
+
+    def _begin(self) -> None:
+        """Take up the work that lies there, or begin it."""
+        stated = {"run": dataclasses.asdict(self.run), "layout": vars(self.layout), "n_tasks": self.n_tasks, "schema": SCHEMA}
+        plan, record = json.dumps(stated, indent=1, sort_keys=True), self.path / "plan.json"
+        found = record.read_text(encoding="utf-8") if record.is_file() else None
+        if found is not None and found != plan and (self._keep or not self._is_whole):
+            raise StoreError(
+                f"{self.path} holds unfinished work of another plan, see {record}; finish it, or discard it by running once "
+                "without --keep and --shard"
+            )
+        if found != plan and self._is_whole:
+            shutil.rmtree(self.path, ignore_errors=True)
+        for name in ("pieces", "joined", "shards", "store"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        if found != plan:
+            artefact.write_text(record, plan)
+        if self._is_whole:  # beside other shares these may be at work
+            for stray in self.path.rglob("*.partial"):
+                stray.unlink()
+
+    def _write(self, shard: int, pieces: list[Piece], group: arrays.Group) -> int:
+        rows = self.layout.shard(shard)
+        records = np.concatenate([piece.records(shard) for piece in pieces])
+        records = records[np.argsort(records["place"], kind="stable")]
+        if not np.array_equal(records["place"], np.arange(rows.start, rows.stop)):
+            raise StoreError(f"the pieces in {self.path} do not make up shard {shard}; remove {self.path} and harvest again")
+        digests = {}
+        for name, field in (("activations", "values"), ("origin", "origin")):
+            file = f"{ZARR}/{name}/c/{shard}/0"
+            (self._store / file).unlink(missing_ok=True)  # zarr would read what is there, damaged as it may be
+            arrays.get_array(group, name)[rows] = records[field]
+            artefact.sync(self._store / file)
+            digests[file] = sha256_file(self._store / file)
+        artefact.write_text(self._record(shard), json.dumps(digests, indent=1))
+        return len(records)
+
+    def _is_written(self, shard: int) -> bool:
+        """Whether a shard is there, with the digests that it was written with; a record that is wrong is removed."""
+        record = self._record(shard)
+        try:
+            digests = json.loads(record.read_text(encoding="utf-8"))
+            whole = all(sha256_file(self._store / name) == digest for name, digest in digests.items())
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            record.unlink(missing_ok=True)
+        return whole
+
+    def _files(self) -> dict[str, str]:
+        """Digests of all files of the store; what does not belong to it (of someone killed) is removed."""
         files: dict[str, str] = {}
         for shard in range(self.layout.n_shards):
-            record = self._record(shard)
-            if not record.is_file():
-                raise StoreError(f"shard {shard} of {self.target} is not written yet: another process is at it, or was killed")
-            files |= json.loads(record.read_text(encoding="utf-8"))
-        store, sums = self.path / "store", [piece.sums for piece in self._sources()]
-        self._group()
-        total: np.ndarray = np.sum([one.total for one in sums], axis=0) / self.layout.n_rows
-        arrays.write_array(arrays.create_group(store / "mean.zarr"), "mean", total, ("d_mlp",))
-        for file in sorted(store.rglob("*")):
-            name = file.relative_to(store).as_posix()
+            files |= json.loads(self._record(shard).read_text(encoding="utf-8"))
+        for file in self._store.rglob("*"):
+            name = file.relative_to(self._store).as_posix()
             if file.is_file() and name not in files:
-                if "/c/" in name and not name.startswith("mean.zarr"):
-                    file.unlink()  # left by someone killed
-                else:
+                if file.name == "zarr.json" or name.startswith(f"{ZARR}/mean/"):
                     files[name] = sha256_file(file)
                     artefact.sync(file)
-        stated = {
-            "n_rows": self.layout.n_rows,
-            "d_mlp": self.layout.d_mlp,
-            "dtype": self.layout.dtype,
-            "chunk_rows": self.layout.chunk_rows,
-            "store_schema": SCHEMA,
-            "mean_norm": sum(one.norm for one in sums) / self.layout.n_rows,
-            "mean_square_norm": sum(one.square for one in sums) / self.layout.n_rows,
-            "square_norm_of_mean": float(np.square(total).sum()),
-            "n_dropped": sum(len(one.dropped) for one in sums),
-        }
-        artefact.commit(store, self.target, dataclasses.replace(self.run, facts={**stated, **facts}, files=dict(sorted(files.items()))))
-        shutil.rmtree(self.path)
+                else:
+                    file.unlink()
+        return dict(sorted(files.items()))
 
-    def _piece(self, name: str) -> Path:
-        return self.path / "pieces" / name
+    def _group(self) -> arrays.Group:
+        """The group with its empty arrays; their descriptions are written anew each time, whatever became of them."""
+        layout, fresh = self.layout, self.path / f"{ZARR}.{self.share.first}.fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
+        group = arrays.create_group(fresh, {"site_axes": "row d_mlp", "store_schema": SCHEMA})
+        sizes: dict[str, Any] = {"chunk_rows": layout.chunk_rows, "shard_rows": layout.shard_rows}
+        shape, attributes = (layout.n_rows, layout.d_mlp), {"dtype": layout.dtype}
+        arrays.create_array(group, "activations", shape, layout.on_disk, ("row", "d_mlp"), attributes=attributes, **sizes)
+        arrays.create_array(group, "origin", (layout.n_rows, 2), np.uint32, ("row", "origin"), **sizes)
+        for file in sorted(fresh.rglob("zarr.json")):
+            to = self._store / ZARR / file.relative_to(fresh)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(to)
+        shutil.rmtree(fresh)
+        return arrays.open_to_write(self._store / ZARR)
+
+    def _pieces(self) -> list[Piece]:
+        """All that make up the store, in the order of tasks. Raises `DamagedPieceError`."""
+        if self._n_joined == 1:
+            paths = [self._piece(task) for task in range(self.n_tasks)]
+        else:
+            paths = [self._joined(first) for first in range(0, self.n_tasks, self._n_joined)]
+        return [Piece(path, self.layout) for path in (*paths, *([self._spare] if self._spare.exists() else []))]
+
+    def _absent(self) -> list[int]:
+        return [
+            task
+            for task in range(self.n_tasks)
+            if not (self._piece(task).exists() or (self._n_joined > 1 and self._joined(task).exists()))
+        ]
+
+    def _piece(self, task: int) -> Path:
+        return self.path / "pieces" / f"{task:05d}"
+
+    def _joined(self, task: int) -> Path:
+        return self.path / "joined" / f"{task // self._n_joined:05d}"
+
+    @property
+    def _spare(self) -> Path:
+        return self.path / "pieces" / "spare"
+
+    @property
+    def _store(self) -> Path:
+        return self.path / "store"
 
     def _record(self, shard: int) -> Path:
         return self.path / "shards" / f"{shard:05d}.json"

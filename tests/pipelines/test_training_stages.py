@@ -11,7 +11,7 @@ from sae import artefact
 from sae.dictionary.disk import read_dictionary
 from sae.errors import DivergenceError
 from sae.provenance import Run
-from sae.storage.shuffle import HarvestedRows, write_shuffled
+from tests.support.activations import write_store
 from tests.support.toy_training import toy_rows
 
 TRAIN = {"n_features": 24, "batch_size": 40, "n_steps": 30, "log_every": 10, "l1": 3.0}
@@ -26,11 +26,7 @@ def project(tmp_path, monkeypatch):
     """A folder with a store of toy rows."""
     monkeypatch.chdir(tmp_path)
     values = toy_rows().numpy().astype(np.float16)
-    square = float(np.square(values, dtype=np.float64).sum(1).mean())
-    run = Run(kind="activations", facts={"n_rows": len(values), "mean_square_norm": square})
-    with artefact.writing(tmp_path / "data/A/activations", run) as draft:
-        rows = HarvestedRows(values, np.zeros((len(values), 2), np.uint32))
-        write_shuffled(draft.path, [rows], *values.shape, values.dtype, 0)
+    write_store(tmp_path / "data/A/activations", values, np.zeros((len(values), 2), np.uint32))
     return tmp_path
 
 

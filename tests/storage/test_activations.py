@@ -10,9 +10,9 @@ import torch
 from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
-from sae.storage import activations, shuffle
+from sae.storage import activations
 from sae.storage.activations import ActivationStore
-from sae.storage.shuffle import HarvestedRows, write_shuffled
+from tests.support.activations import write_store
 
 D_MLP = 4
 
@@ -20,21 +20,14 @@ D_MLP = 4
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Several shards and chunks at a size that a test can hold."""
-    monkeypatch.setattr(activations, "CHUNK_ROWS", 16)
     monkeypatch.setattr(activations, "CHUNKS_MIXED", 3)
-    monkeypatch.setattr(shuffle, "SHARD_ROWS", 64)
-    monkeypatch.setattr(shuffle, "SIZES", {"chunk_rows": 16, "shard_rows": 64})
 
 
 def make_store(path, n_rows=300, seed=0):
     """Row i holds i, i, i, i and comes from context i // 10, position i % 10."""
     values = np.repeat(np.arange(n_rows)[:, None], D_MLP, axis=1).astype(np.float16)
     origin = np.stack([np.arange(n_rows) // 10, np.arange(n_rows) % 10], axis=1).astype(np.uint32)
-    blocks = [HarvestedRows(values[i : i + 37], origin[i : i + 37]) for i in range(0, n_rows, 37)]
-    run = Run(kind="activations", facts={"n_rows": n_rows, "mean_square_norm": 1.0})
-    with artefact.writing(path, run) as draft:
-        write_shuffled(draft.path, blocks, n_rows, D_MLP, np.dtype(np.float16), seed)
-    return ActivationStore.open(path)
+    return write_store(path, values, origin, seed=seed, chunk_rows=16, chunks_per_shard=4)
 
 
 def test_every_row_once_with_its_own_origin(tmp_path):

@@ -149,7 +149,7 @@ def test_a_full_disk_is_told_and_leaves_the_ones_before(saved, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for target in ("sae.training.checkpoint.save_tensors", "sae.artefact._sync"):
+    for target in ("sae.training.checkpoint.save_tensors", "sae.artefact.sync"):
         with monkeypatch.context() as patch:
             patch.setattr(target, full)
             with pytest.raises(DiskError, match="no space left"):
@@ -222,8 +222,8 @@ def test_clearing_leaves_nothing_but_what_others_put_there(saved):
 def test_files_are_synced_before_they_are_renamed(saved, monkeypatch):
     """Else a power cut may leave a name without content."""
     acts = []
-    sync, replace = artefact._sync, os.replace
-    monkeypatch.setattr(artefact, "_sync", lambda path: (acts.append(("sync", path.name)), sync(path))[1])
+    sync, replace = artefact.sync, os.replace
+    monkeypatch.setattr(artefact, "sync", lambda path: (acts.append(("sync", path.name)), sync(path))[1])
     monkeypatch.setattr(os, "replace", lambda a, b: (acts.append(("rename", a.name)), replace(a, b))[1])
     saved.save(30, tensors(30.0), {**NUMBERS, "step": 30})
     for end in ("safetensors", "json"):

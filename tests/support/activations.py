@@ -1,0 +1,24 @@
+"""Small activation stores, of rows that are given, written as the harvest writes them."""
+
+import numpy as np
+
+from sae.provenance import Run
+from sae.storage.activations import ActivationStore
+from sae.storage.layout import Layout, from_disk
+from sae.storage.pieces import Sums
+from sae.storage.writer import StoreWriter
+
+
+def write_store(path, values, origin, *, seed=0, run=None, n_tasks=3, **sizes):
+    """`values` [row, d_mlp], in a type that a store has, as a committed store."""
+    layout = Layout(len(values), values.shape[1], values.dtype.name, **sizes)
+    with StoreWriter(path, run or Run(kind="activations"), layout, n_tasks, seed=seed) as writer:
+        for task, index in enumerate(np.array_split(np.arange(len(values)), n_tasks)):
+            records = np.empty(len(index), layout.record)
+            records["place"], records["origin"], records["values"] = writer.place(index), origin[index], values[index]
+            writer.put(task, records, Sums.of(from_disk(values[index], layout.dtype).numpy()))
+        assert writer.join() == 0
+        for _ in writer.shuffle():
+            pass
+        writer.commit({})
+    return ActivationStore.open(path)
