@@ -7,10 +7,8 @@ import pytest
 
 from pipelines import sweep, train
 from pipelines.common import Stage
-from sae import artefact
 from sae.dictionary.disk import read_dictionary
 from sae.errors import DivergenceError
-from sae.provenance import Run
 from tests.support.activations import write_store
 from tests.support.toy_training import toy_rows
 

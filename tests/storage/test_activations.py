@@ -9,7 +9,6 @@ import torch
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
-from sae.provenance import Run
 from sae.storage import activations
 from sae.storage.activations import ActivationStore
 from tests.support.activations import write_store
