@@ -24,8 +24,8 @@ class CpuUpdate:
         self.bits = np.empty((n_features if keep_bits else 0, d_mlp), np.uint16)
         """W_enc rounded to bfloat16, as bits; empty where no screen wants it."""
         self.is_sound = True
-        """Whether the weights that were last put in from outside were finite in W_dec, of which the sparse step reads but the rows of
-        features that fire."""
+        """Whether the weights that were last put in from outside were finite in W_dec, of which the sparse step reads but the
+        rows of features that fire."""
         self._blocks = [(start, min(start + BLOCK_FEATURES, n_features)) for start in range(0, n_features, BLOCK_FEATURES)]
         self.refresh()
 
