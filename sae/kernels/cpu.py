@@ -66,7 +66,7 @@ class CpuEngine:
         """The step on the active entries; the same bits at any number of threads and with any screen."""
         screen, update = self._screen(x), self.update
         entries = self.forward(self.state.weights, x, l1, screen, update.norms, update.bits)
-        finite = bool(entries.squared_error + entries.l1 + entries.bound < OVERFLOW)
+        finite = update.is_sound and bool(entries.squared_error + entries.l1 + entries.bound < OVERFLOW)
         norm = float("nan")
         if finite and self.rule.max_gradient_norm is None:
             norm = update.fused(entries, l1 / len(x), learning_rate)

@@ -23,12 +23,16 @@ class CpuUpdate:
         """‖W_enc[j]‖."""
         self.bits = np.empty((n_features if keep_bits else 0, d_mlp), np.uint16)
         """W_enc rounded to bfloat16, as bits; empty where no screen wants it."""
+        self.is_sound = True
+        """Whether the weights that were last put in from outside were finite in W_dec, of which the sparse step reads but the
+        rows of features that fire."""
         self._blocks = [(start, min(start + BLOCK_FEATURES, n_features)) for start in range(0, n_features, BLOCK_FEATURES)]
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring `norms` and `bits` up to date after W_enc was changed from outside."""
+        """Bring `norms`, `bits` and `is_sound` up to date after weights were changed from outside."""
         W_enc = self.state.weights.W_enc
+        self.is_sound = bool(torch.isfinite(self.state.weights.W_dec).all())
         self.norms[:] = W_enc.norm(dim=1).numpy()
         if len(self.bits):
             self.bits[:] = W_enc.bfloat16().view(torch.uint16).numpy()

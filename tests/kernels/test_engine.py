@@ -175,6 +175,20 @@ def test_gradients_too_large_to_be_squared_are_refused(way, case):
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_decoder_row_of_a_feature_that_never_fires(way, value):
+    """Nothing of the step reads it but its own update, which would spread it over the row."""
+    weights, x = problem(bias=-2.0)
+    weights.b_enc[3] = -1e6
+    engine = engine_on(weights)
+    engine.state.weights.W_dec[3, 1] = value
+    engine.refresh()
+    before = copied(engine.state)
+    assert not bool(getattr(engine, way)(x, 0.3, 1e-2).finite)
+    assert same_bits(engine.state, before)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_step_after_a_refused_one_is_as_if_it_had_not_been(way):
     weights, x = problem(bias=-2.0)
     a, b = engine_on(weights), engine_on(weights)
