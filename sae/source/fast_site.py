@@ -83,7 +83,7 @@ def fast_site(
     trouble = _trouble(fast, tokens, expected)
     if trouble:
         warnings.warn(
-            f"activations at {hook} come by transformer_lens's own forward pass, several times slower than the fast path, which "
+            f"activations at {hook} come by transformer_lens's own forward pass, slower than the fast path, which "
             f"{trouble}: transformer_lens may have changed, or a hook changes what the transformer computes",
             stacklevel=3,
         )
