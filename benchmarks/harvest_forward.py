@@ -57,7 +57,8 @@ class Mode(NamedTuple):
 
 
 def shapes() -> dict[str, Shape]:
-    """`default` is read from params.yaml; `gelu-1l` is that of NeelNanda/GELU_1L512W_C4_Code, with fewer tokens a batch since
+    """`default` is read from params.yaml; `context-256` is the shape of the first measurements, on which the issue's figures
+    stand (there on another processor and transformer_lens 3.9); `gelu-1l` is that of NeelNanda/GELU_1L512W_C4_Code, with fewer tokens a batch since
     those who compute logits hold [token, 48262] of them."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     ours = params["transformer"]
@@ -65,8 +66,10 @@ def shapes() -> dict[str, Shape]:
     length, n_contexts = params["tokens"]["context_length"], params["harvest"]["batch_contexts"]
     rest = {"d_head": ours["d_model"] // ours["n_heads"], "n_ctx": length, "d_vocab": params["tokens"]["n_vocab"]}
     gelu = {"n_layers": 1, "d_model": 512, "d_mlp": 2048, "n_heads": 8, "d_head": 64, "n_ctx": 1024, "d_vocab": 48262}
+    longer = {"n_layers": 1, "d_model": 128, "d_mlp": 512, "n_heads": 4, "d_head": 32, "n_ctx": 256, "d_vocab": 8192}
     return {
         "default": Shape({**width, **rest, "act_fn": ours["activation"], "normalization_type": "LN"}, n_contexts, length),
+        "context-256": Shape({**longer, "act_fn": "relu", "normalization_type": "LN"}, 32, 256),
         "gelu-1l": Shape({**gelu, "act_fn": "gelu", "normalization_type": "LN"}, 8, 128),
     }
 
