@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro test test-slow test-triton check lint types deps bench bench-density bench-width bench-quality setup clean
+.PHONY: repro test test-slow test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward setup clean
 
 repro: setup
 	dvc repro
@@ -51,6 +51,9 @@ bench-width: setup
 bench-quality: setup
 	python -m benchmarks.quality synthetic --json build/bench/quality-synthetic.json $(BENCH)
 	python -m benchmarks.quality activations --json build/bench/quality-activations.json $(BENCH)
+
+bench-forward: setup
+	python -m benchmarks.harvest_forward --json build/bench/harvest_forward.json $(BENCH)
 
 setup: $(VENV)/installed
 

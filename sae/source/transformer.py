@@ -27,7 +27,8 @@ from sae.chance import generator
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, TokenLosses, Tokens
-from sae.source.fast_forward import FastForward, Shape
+from sae.source.fast_forward import FastForward
+from sae.source.fast_site import fast_site, shape_of, weights_of
 from sae.source.hub import snapshot
 from sae.source.site import Replace
 from sae.source.transformer_config import TransformerConfig
@@ -80,9 +81,12 @@ class TransformerSource:
             raise ConfigError(f"{site.hook} gives tensors of shape {tuple(probe.shape)}; a site is [context, position, width]")
         self.d_mlp: int = probe.shape[-1]
         """Width of the activations at the site: the MLP's neurons at the default hook."""
+        self._fast = fast_site(bridge, site.layer, site.hook, lambda tokens: self._stopped_at(site.hook, tokens), device)
 
     def activations(self, tokens: Tokens) -> Activations:
-        return self._stopped_at(self.site.hook, tokens)
+        """The protocol's, by the fast path of `fast_site.py` where there is one for this transformer and site."""
+        found = None if self._fast is None else self._fast(tokens)
+        return self._stopped_at(self.site.hook, tokens) if found is None else found
 
     @torch.no_grad()
     def logits(self, tokens: Tokens, replace: Replace | None = None) -> Logits:
@@ -205,9 +209,7 @@ def fields_to_train(config: TransformerConfig, n_vocab: int, context_length: int
 
 def fast_forward(bridge: TransformerBridge, dtype: torch.dtype) -> FastForward:
     """The quick forward pass over the weights of `bridge`, one that `fields_to_train` describes; its `weights` are parameters."""
-    weights = {name.replace("._original_component", ""): value for name, value in bridge.original_model.named_parameters()}
-    cfg = bridge.cfg
-    return FastForward(weights, Shape(cfg.n_layers, cfg.n_heads, cfg.act_fn, cfg.eps), dtype)
+    return FastForward(weights_of(bridge), shape_of(bridge), dtype)
 
 
 def boot_hub(folder: Path, name: str) -> TransformerBridge:
