@@ -13,15 +13,20 @@ from sae.provenance import Run
 from sae.storage.layout import FIELDS, ZARR, Layout, shard_files
 
 
-def check_small(path: Path, run: Run, layout: Layout) -> None:
-    """Compare all files but the shards with their digests, which must be there for each file that the store is to have."""
-    shards = {file for shard in range(layout.n_shards) for file in shard_files(shard)}
+def check_listed(path: Path, run: Run, layout: Layout) -> frozenset[str]:
+    """The files of all shards. Raises `StoreError` where the record lacks the digest of a file that the store is to have."""
+    shards = frozenset(file for shard in range(layout.n_shards) for file in shard_files(shard))
     described = {f"{ZARR}/{name}zarr.json" for name in ("", "mean/", *(f"{name}/" for name, _ in FIELDS))}
     missing = sorted((shards | described) - run.files.keys())
     if missing:
-        raise StoreError(f"the record of {path} has no digest of {missing[0]} ({len(missing)} files in all); harvest again")
-    small = tuple(name for name in run.files if name not in shards)
-    artefact.verify(path, run, only=small)
+        raise StoreError(f"the record of {path} has no digest of {missing[0]} ({len(missing)} such files); harvest again")
+    return shards
+
+
+def check_small(path: Path, run: Run, layout: Layout) -> None:
+    """Compare all files but the shards with their digests."""
+    small = run.files.keys() - check_listed(path, run, layout)
+    artefact.verify(path, run, only=tuple(sorted(small)))
 
 
 class CheckedShards:
