@@ -74,8 +74,9 @@ def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
 
 def verify(path: str | Path, run: Run, only: tuple[str, ...] = ()) -> None:
     """Compare the files (all, or `only` those named) with their digests in `run`; `StoreError` names the first that differs."""
-    for name, expected in run.files.items():
-        if only and name not in only:
+    for name in only or run.files:
+        expected = run.files.get(name)
+        if expected is None:
             continue
         file = Path(path) / name
         if not file.is_file():
@@ -146,6 +147,9 @@ def put_in_place(folder: Path, target: Path, run: Run) -> None:
     record = folder / RUN_FILE
     record.write_text(run.to_json(), encoding="utf-8")
     sync(record)
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            sync(path)  # the names of what it holds
     if target.is_dir():
         shutil.rmtree(target)
     elif target.exists():

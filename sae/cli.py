@@ -32,6 +32,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+store = typer.Typer(help="Activation stores: what one holds, whether it is whole, and repair.", no_args_is_help=True)
+app.add_typer(store, name="store")
+StorePath = Annotated[Path, typer.Argument(help="The folder of an activation store, such as data/A/activations.")]
 Name = Annotated[str, typer.Argument(help="A dictionary: its name under --root, such as A/1, or the path of its folder.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 DATA = Path("data")
@@ -61,9 +64,7 @@ def info(name: Name, root: Root = DATA) -> None:
         ("made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))),
         ("lies in", str(place.dictionary)),
     ]
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        typer.echo(f"{label:<{width}}  {value}".rstrip())
+    _print_rows(rows)
 
 
 @app.command()
@@ -142,6 +143,68 @@ def sync(
 
     done = mirror.sync(log, offline=offline)
     typer.echo(f"{log}: sent {done.n_sent:,} of {done.n_rows:,} rows, the others were there; the W&B run: {done.where}")
+
+
+@store.command("info")
+def store_info(path: StorePath) -> None:
+    """What a store holds and where it came from; of an unfinished one, how far it is."""
+    from sae.storage.upkeep import describe
+
+    _print_rows(describe(path))
+
+
+@store.command("verify")
+def store_verify(path: StorePath) -> None:
+    """Compare every file of a store with its digest; name each that is damaged, and those that are no part of it."""
+    from sae.storage.upkeep import verify
+
+    damages = verify(path)
+    for damage in damages:
+        typer.echo(f"{path / damage.file} {damage.why}")
+    if damages:
+        raise StoreError(f"{len(damages)} files of {path} are not as committed; mend it with: sae store repair {path}")
+    typer.echo(f"{path} is whole")
+
+
+@store.command("repair")
+def store_repair(
+    path: StorePath,
+    transformer: Annotated[Path | None, typer.Option(help="By default the folder `transformer` beside the store.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="By default the folder `tokens` beside the store's parent.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...; as the store says, bits differ between them.")] = "",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads, as at the harvest; 0 leaves torch's choice.")] = 0,
+) -> None:
+    """Harvest again only what is damaged; it is put back only where it is what was committed, bit for bit."""
+    import torch
+
+    from sae import artefact
+    from sae.dictionary.base import to_device
+    from sae.repair import repair
+    from sae.source.transformer import load_source
+    from sae.storage.tokens import TokenStore
+
+    run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
+    transformer = transformer or path.resolve().parent / "transformer"
+    tokens = tokens or path.resolve().parent.parent / "tokens"
+    for parent, kind in ((transformer, "transformer"), (tokens, "tokens")):
+        artefact.read_run(parent, kind)
+        if artefact.digest(parent) not in run.parents.values():
+            raise StoreError(f"{path} was not made from {parent} as it is now; give the one that it was, with --{kind}")
+    if threads:
+        torch.set_num_threads(threads)
+    opened = TokenStore.open(tokens)
+    done = repair(path, load_source(transformer, to_device(device or run.device)), opened.split("train"), opened.bos)
+    for name in done.files:
+        typer.echo(f"{path / name} is mended")
+    typer.echo(f"{path}: {len(done.files)} files mended, {done.n_contexts:,} contexts harvested again")
+    if done.strays:
+        raise StoreError(f"{', '.join(done.strays)} in {path}: no part of the store; move what is yours elsewhere")
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        typer.echo(f"{label:<{width}}  {value}".rstrip())
 
 
 def _reader(name: str, root: Path, device: str) -> "Reader":

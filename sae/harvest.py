@@ -122,13 +122,14 @@ def harvest(
 ) -> bool:
     """Make the store `target`, or this process's `share` of it; what an earlier call has done is taken up where it stopped.
 
-    True where the store is committed; False where pieces or shards of other shares are still to come. `run` says from what it
+    True where the store is committed. A share ends with False: others may be at work, so a call without one commits, when all
+    are done; a share that is run again where all pieces are there writes its part of the shards. `run` says from what it
     is made and is its identity: work under another one is discarded (or, with `keep`, refused). Raises `DiskError` before any
     work where the disk is too small, `NumericsError` for rows that are not finite, `LockedError` where another process is at it.
     """
     plan = Plan(config, split, bos, source.d_mlp)
     with StoreWriter(target, run, plan.layout, plan.n_tasks, seed=config.seed, share=share, keep=keep) as writer:
-        while True:
+        while not writer.is_committed:
             todo = writer.missing()
             if todo:
                 check_space(writer.path, plan.peak_bytes * len(todo) // plan.n_tasks)
@@ -140,16 +141,19 @@ def harvest(
             try:
                 if writer.join():
                     return False
+                if share is not None and writer.dropped():
+                    return False
                 _fill_gaps(source, split, plan, writer)
                 for _ in writer.shuffle():
                     pass
             except DamagedPieceError as error:
                 error.path.unlink(missing_ok=True)  # its tasks are missing again
                 continue
-            if writer.n_unwritten():
+            if share is not None:
                 return False
             writer.commit({"n_contexts": plan.n_contexts})
-            return True
+            break
+        return True
 
 
 def _do_task(task: int, source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> int:

@@ -45,14 +45,24 @@ class Run:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        """With a digest of itself, `sha256`: of this very text without that line's entry."""
+        fields = dataclasses.asdict(self)
+        return _dump({**fields, "sha256": hashlib.sha256(_dump(fields).encode()).hexdigest()})
 
     @classmethod
     def from_json(cls, text: str) -> "Run":
         """Raises `ValueError` (pydantic's, or JSON's) or `TypeError` for text that is no record."""
         fields = json.loads(text)
+        if "sha256" in fields:  # records of before 2026-11-21 have none
+            whole, stated = _dump(fields), fields.pop("sha256")
+            if whole != text or hashlib.sha256(_dump(fields).encode()).hexdigest() != stated:
+                raise ValueError("it is not what was written: its own sha256 differs")
         cls(**fields)  # refuses unknown keys, which the adapter would drop
         return TypeAdapter(cls).validate_python(fields)
+
+
+def _dump(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def versions() -> dict[str, str]:

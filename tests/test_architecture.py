@@ -16,7 +16,7 @@ LAYERS = [
     ["kernels", "source"],
     ["training"],
     ["harvest", "features"],
-    ["proxies", "toys", "interop"],
+    ["proxies", "toys", "interop", "repair"],
     ["web", "library"],
     ["cli"],
 ]

@@ -180,7 +180,10 @@ def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a")
     file = tmp_path / "a" / "run.json"
     good = json.loads(file.read_text())
+    changed = json.dumps(good | {"seed": 8}, indent=1, sort_keys=True) + "\n"
+    del good["sha256"]
     cases = [
+        (changed.encode(), "its own sha256 differs"),
         (b"{", "is damaged"),
         (b"[1]", "is damaged"),
         (b"\xff", "is damaged"),

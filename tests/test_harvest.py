@@ -178,9 +178,11 @@ def test_what_was_done_is_not_done_again(tmp_path, tokens):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_shares_of_several_processes_make_the_same_store(tmp_path, tokens, undisturbed, ways, order):
-    for _ in range(3):  # pieces, shards of the early ones, the rest
+    for _ in range(3):  # pieces, joined ones, shards
         for first in order:
-            run_harvest(tmp_path / "acts", tokens, share=Share(first, 3))
+            assert run_harvest(tmp_path / "acts", tokens, share=Share(first, 3)) is None
+    assert len(list((tmp_path / "acts.partial/shards").iterdir())) == 7
+    run_harvest(tmp_path / "acts", tokens, source=Stopping(0))
     assert bytes_of(tmp_path / "acts") == undisturbed
 
 

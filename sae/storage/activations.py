@@ -16,7 +16,8 @@ from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
 from sae.storage import arrays
-from sae.storage.layout import SCHEMA, Stored, from_disk
+from sae.storage.checked import CheckedShards, check_small
+from sae.storage.layout import FIELDS, Stored, from_disk, layout_of
 
 CHUNKS_MIXED = 16
 """Chunks that are read, joined and permuted together when batches are drawn: 128 MiB."""
@@ -27,30 +28,35 @@ class ActivationStore:
 
     def __init__(self, path: Path, run: Run, group: arrays.Group):
         self.path, self.run = path, run
-        schema = run.facts.get("store_schema", 1)
-        if schema != SCHEMA:
-            raise StoreError(f"{path} is of store schema {schema}, this version reads {SCHEMA}; harvest again")
+        self.layout = layout_of(path, run)
         self._rows = arrays.get_array(group, "activations")
         self._origin = arrays.get_array(group, "origin")
         self.n_rows, self.d_mlp = self._rows.shape
-        self.dtype: Stored = run.facts["dtype"]
+        self.dtype: Stored = self.layout.dtype
         """Of the numbers on disk; bfloat16 lies in uint16."""
         self.chunk_rows: int = self._rows.chunks[0]
         stated = run.facts.get("n_rows")
         if self.n_rows != stated or self._origin.shape[0] != self.n_rows:
             raise StoreError(f"{path} holds {self.n_rows} rows where its record says {stated}; harvest again")
+        check_small(path, run, self.layout)
+        self._checked_rows, self._checked_origin = (CheckedShards(path, run, name, self.layout) for name, _ in FIELDS)
 
     def __len__(self) -> int:
         return self.n_rows
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Rows as they lie on disk, but bfloat16 as float32."""
-        values = arrays.read(self._rows, rows)
+        values = self._read(rows)
         return from_disk(values, self.dtype).numpy() if self.dtype == "bfloat16" else values
 
     def origin(self, rows: slice = slice(None)) -> RowOrigins:
         """(context, position) of the rows, indices into the train split of the token store."""
+        self._checked_origin.check(rows)
         return arrays.read(self._origin, rows)
+
+    def _read(self, rows: slice) -> np.ndarray:
+        self._checked_rows.check(rows)
+        return arrays.read(self._rows, rows)
 
     @property
     def mean_square_norm(self) -> float:
@@ -92,14 +98,15 @@ class ActivationStore:
                 if skipped >= size:
                     skipped -= size
                     continue
-                block = np.concatenate([arrays.read(self._rows, chunk) for chunk in chunks])
+                block = np.concatenate([self._read(chunk) for chunk in chunks])
                 yield block[generator(seed, "order of rows", epoch, start).permutation(size)[skipped:]]
                 skipped = 0
             epoch += 1
 
     @classmethod
     def open(cls, path: str | Path) -> "ActivationStore":
-        """Raises `StoreError` where the store is missing, unfinished or lacks a file."""
+        """Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
+        large, each is compared with its digest before it is first read)."""
         path = Path(path)
         run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
         return cls(path, run, arrays.open_group(path / "activations.zarr", run))

@@ -1,12 +1,15 @@
 """The shape of an activation store: how many rows, in what type of number, in chunks and shards of which size."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from sae.errors import ConfigError
+from sae.errors import ConfigError, StoreError
+from sae.provenance import Run
+from sae.storage import arrays
 
 SCHEMA = 2
 """Of the store's format (docs/store.md); 1 had zeros as fill values."""
@@ -81,3 +84,34 @@ def from_disk(values: np.ndarray, dtype: Stored) -> torch.Tensor:
     """Float32 from what a store holds."""
     tensor = torch.from_numpy(values)
     return (tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor).float()
+
+
+ZARR = "activations.zarr"
+FIELDS = (("activations", "values"), ("origin", "origin"))
+"""The arrays that have shards, and the field of `Layout.record` that each holds."""
+
+
+def shard_files(shard: int) -> list[str]:
+    """A shard's file of each array, below the store's folder, in the order of `FIELDS`."""
+    return [f"{ZARR}/{name}/c/{shard}/0" for name, _ in FIELDS]
+
+
+def create_arrays(path: Path, layout: Layout) -> arrays.Group:
+    """A new group at `path` with the arrays that have shards, empty."""
+    group = arrays.create_group(path, {"site_axes": "row d_mlp", "store_schema": SCHEMA})
+    sizes: dict[str, Any] = {"chunk_rows": layout.chunk_rows, "shard_rows": layout.shard_rows}
+    shape, attributes = (layout.n_rows, layout.d_mlp), {"dtype": layout.dtype}
+    arrays.create_array(group, "activations", shape, layout.on_disk, ("row", "d_mlp"), attributes=attributes, **sizes)
+    arrays.create_array(group, "origin", (layout.n_rows, 2), np.uint32, ("row", "origin"), **sizes)
+    return group
+
+
+def layout_of(path: Path, run: Run) -> Layout:
+    """Of a committed store, as its record states it. Raises `StoreError` where it does not, or is of another schema."""
+    schema = run.facts.get("store_schema", 1)
+    if schema != SCHEMA:
+        raise StoreError(f"{path} is of store schema {schema}, this version reads {SCHEMA}; harvest again")
+    try:
+        return Layout(**{field.name: run.facts[field.name] for field in fields(Layout)})
+    except (KeyError, ConfigError) as error:
+        raise StoreError(f"the record of {path} does not describe the store ({error}); harvest again") from None

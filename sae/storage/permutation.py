@@ -30,12 +30,23 @@ class Permutation:
             beyond = beyond[value[beyond] >= self.n]
         return value.astype(np.int64)
 
-    def _network(self, value: np.ndarray) -> np.ndarray:
+    def inverse(self, place: np.ndarray) -> np.ndarray:
+        """What comes at the places `place` (int64, each below n), int64."""
+        value = self._network(np.asarray(place).astype(np.uint64), back=True)
+        beyond = np.flatnonzero(value >= self.n)
+        while len(beyond):
+            value[beyond] = self._network(value[beyond], back=True)
+            beyond = beyond[value[beyond] >= self.n]
+        return value.astype(np.int64)
+
+    def _network(self, value: np.ndarray, *, back: bool = False) -> np.ndarray:
         n_left, n_right = self._bits
         left, right = value >> np.uint64(n_right), value & np.uint64(2**n_right - 1)
-        for i in range(0, N_ROUNDS, 2):
-            left ^= _mix(right + self._keys[i]) & np.uint64(2**n_left - 1)
-            right ^= _mix(left + self._keys[i + 1]) & np.uint64(2**n_right - 1)
+        for i in range(N_ROUNDS)[:: -1 if back else 1]:
+            if i % 2:
+                right ^= _mix(left + self._keys[i]) & np.uint64(2**n_right - 1)
+            else:
+                left ^= _mix(right + self._keys[i]) & np.uint64(2**n_left - 1)
         return (left << np.uint64(n_right)) | right
 
 

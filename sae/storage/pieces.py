@@ -1,8 +1,8 @@
 """Pieces: rows that one task harvested, sorted by their place in the store, in one file that says of itself whether it is whole.
 
 A file is the records (`Layout.record`), then for each shard of the store where its records begin and their crc32c, then the sums
-of the rows. It is written aside and renamed, so it is there or not; and what a shard reads from it is checked, so that no bit
-that turned on the way goes into a store.
+of the rows, and which task of which plan it is. It is written aside and renamed, so it is there or not; and what a shard reads
+from it is checked, so that no bit that turned on the way goes into a store.
 """
 
 import json
@@ -62,15 +62,15 @@ class Sums:
         )
 
 
-def write_piece(path: Path, layout: Layout, records: np.ndarray, sums: Sums) -> None:
-    """`records`, in any order, as one piece."""
+def write_piece(path: Path, layout: Layout, plan: str, records: np.ndarray, sums: Sums) -> None:
+    """`records`, in any order, as one piece; `plan` is what it belongs to."""
     records = records[np.argsort(records["place"], kind="stable")]
     starts = np.searchsorted(records["place"], np.arange(layout.n_shards + 1) * layout.shard_rows)
     slices = (records[starts[i] : starts[i + 1]] for i in range(layout.n_shards))
-    _write(path, layout, slices, sums)
+    _write(path, plan, slices, sums)
 
 
-def join_pieces(path: Path, layout: Layout, parts: Sequence["Piece"]) -> None:
+def join_pieces(path: Path, layout: Layout, plan: str, parts: Sequence["Piece"]) -> None:
     """The records of several pieces in one. Reads each from its beginning to its end, and holds one shard's records."""
 
     def joined(shard: int) -> np.ndarray:
@@ -78,10 +78,15 @@ def join_pieces(path: Path, layout: Layout, parts: Sequence["Piece"]) -> None:
         return records[np.argsort(records["place"], kind="stable")]
 
     sums = Sums.join([part.sums for part in parts])
-    _write(path, layout, (joined(shard) for shard in range(layout.n_shards)), sums)
+    _write(path, plan, (joined(shard) for shard in range(layout.n_shards)), sums)
 
 
-def _write(path: Path, layout: Layout, slices: Iterator[np.ndarray], sums: Sums) -> None:
+def _of(path: Path, plan: str) -> str:
+    """What a piece says that it is: one of another plan, or under another's name, is none."""
+    return f"{plan} {path.parent.name}/{path.name}"
+
+
+def _write(path: Path, plan: str, slices: Iterator[np.ndarray], sums: Sums) -> None:
     starts, crcs = [0], []
     with artefact.replacing(path) as partial, open(partial, "wb") as file:
         for records in slices:
@@ -89,7 +94,7 @@ def _write(path: Path, layout: Layout, slices: Iterator[np.ndarray], sums: Sums)
             file.write(data)
             starts.append(starts[-1] + len(records))
             crcs.append(google_crc32c.value(data))
-        stated = {**vars(sums), "total": sums.total.tolist(), "starts": starts, "crcs": crcs}
+        stated = {**vars(sums), "total": sums.total.tolist(), "starts": starts, "crcs": crcs, "of": _of(path, plan)}
         footer = json.dumps(stated).encode()
         file.write(footer + np.array([len(footer), google_crc32c.value(footer)], "<u8").tobytes() + MAGIC)
 
@@ -97,12 +102,12 @@ def _write(path: Path, layout: Layout, slices: Iterator[np.ndarray], sums: Sums)
 class Piece:
     """One that was written. Raises `DamagedPieceError` where it was not, or not whole."""
 
-    def __init__(self, path: Path, layout: Layout):
+    def __init__(self, path: Path, layout: Layout, plan: str):
         self.path, self._record = path, layout.record
         stated = self._footer()
+        if stated.pop("of") != _of(path, plan):
+            raise DamagedPieceError(path, "of another plan or task")
         self._starts, self._crcs = stated.pop("starts"), stated.pop("crcs")
-        if len(self._crcs) != layout.n_shards or len(self._starts) != layout.n_shards + 1:
-            raise DamagedPieceError(path, "of another store")
         stated["total"], stated["dropped"] = np.array(stated["total"]), tuple(stated["dropped"])
         self.sums = Sums(**stated)
 

@@ -7,7 +7,9 @@ The work lies in `<store>.partial`, and whatever stands there is whole (written 
     pieces/00007       the rows of task 7, sorted by where they belong (`pieces`)
     joined/00000       pieces 0 ... k as one, where they are many and small
     shards/00003.json  shard 3 is written: the digests of its files
-    store/             what becomes the store
+    store/             what becomes the store; gone while plan.json is there: it has, and only sweeping is left
+
+Pieces and records of shards name the plan that they are of, so that none of another one is ever taken.
 
 A row's place is a permutation of its number (`permutation`), so a task needs to know nothing of the others, and who does what, in
 which order and how often changes no byte. That is a shuffle in two passes, or three where a shard would read less than
@@ -15,26 +17,24 @@ which order and how often changes no byte. That is a shuffle in two passes, or t
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from sae import artefact
 from sae.errors import StoreError
 from sae.provenance import Run, sha256_file
-from sae.storage import arrays
-from sae.storage.layout import SCHEMA, Layout
+from sae.storage import arrays, claim
+from sae.storage.layout import FIELDS, SCHEMA, ZARR, Layout, create_arrays, shard_files
 from sae.storage.permutation import Permutation
 from sae.storage.pieces import SLICE_BYTES, Piece, Sums, join_pieces, write_piece
 from sae.storage.share import Share
-
-ZARR = "activations.zarr"
 
 
 class StoreWriter:
@@ -56,17 +56,19 @@ class StoreWriter:
         bytes_of_slice = layout.n_rows * layout.record.itemsize / n_tasks / layout.n_shards
         self._n_joined = min(n_tasks, max(1, int(SLICE_BYTES // bytes_of_slice)))
         """Pieces that are joined into one; 1: none are."""
+        stated = {"run": dataclasses.asdict(run), "layout": vars(layout), "n_tasks": n_tasks, "schema": SCHEMA}
+        self._plan = json.dumps({**stated, "seed": seed, "n_joined": self._n_joined}, indent=1, sort_keys=True)
+        self._plan_digest = hashlib.sha256(self._plan.encode()).hexdigest()
+        self.is_committed = False
+        """The store that was to be written stands: an earlier process was killed between its commit and its end, or, to a share,
+        others have been faster."""
 
     def __enter__(self) -> "StoreWriter":
-        what = f"{self.target} is being written"
         with ExitStack() as held, artefact.full_disk_told(self.target):
             artefact.make_parent(self.target)
-            lock = self.target.with_name(f".{self.target.name}.lock")
-            held.enter_context(artefact.locked(lock, what, shared=not self._is_whole))
-            if not self._is_whole:
-                own = lock.with_name(f"{lock.name}.{self.share.first}-{self.share.n}")
-                held.enter_context(artefact.locked(own, f"shard {self.share.first}/{self.share.n} of {what}"))
-            self._begin()
+            held.enter_context(claim.claimed(self.target, None if self._is_whole else self.share))
+            with claim.alone(self.target):
+                self._begin()
             self._held = held.pop_all()
         return self
 
@@ -84,7 +86,7 @@ class StoreWriter:
     def put(self, task: int, records: np.ndarray, sums: Sums) -> None:
         """The piece of a task: `records` of `layout.record`, their places by `place`."""
         with artefact.full_disk_told(self.target):
-            write_piece(self._piece(task), self.layout, records, sums)
+            write_piece(self._piece(task), self.layout, self._plan_digest, records, sums)
 
     def join(self) -> int:
         """Join this share's pieces where they are many and small; returns how many are still to be joined, whoever is to do it.
@@ -96,7 +98,8 @@ class StoreWriter:
             for first in firsts[self.share.first :: self.share.n]:
                 tasks = range(first, min(first + self._n_joined, self.n_tasks))
                 if not self._joined(first).exists():
-                    join_pieces(self._joined(first), self.layout, [Piece(self._piece(task), self.layout) for task in tasks])
+                    parts = [Piece(self._piece(task), self.layout, self._plan_digest) for task in tasks]
+                    join_pieces(self._joined(first), self.layout, self._plan_digest, parts)
                 for task in tasks:
                     self._piece(task).unlink(missing_ok=True)
         return sum(not self._joined(first).exists() for first in firsts)
@@ -110,7 +113,7 @@ class StoreWriter:
     def put_spare(self, records: np.ndarray, sums: Sums) -> None:
         """Rows for the places that `dropped` names."""
         with artefact.full_disk_told(self.target):
-            write_piece(self._spare, self.layout, records, sums)
+            write_piece(self._spare, self.layout, self._plan_digest, records, sums)
 
     def shuffle(self) -> Iterator[int]:
         """Write this share's shards that are missing; yields how many rows each has. Raises `DamagedPieceError`."""
@@ -125,7 +128,8 @@ class StoreWriter:
         return sum(not self._record(shard).is_file() for shard in range(self.layout.n_shards))
 
     def commit(self, facts: dict[str, object]) -> None:
-        """The store, in place of whatever was there; its record is written last."""
+        """The store, in place of whatever was there; its record is written last. Not for a share: two would be at it at once."""
+        assert self._is_whole, "others may be at work"
         assert self.n_unwritten() == 0, "shards are missing"
         with artefact.full_disk_told(self.target):
             of_all = Sums.join([piece.sums for piece in self._pieces()])
@@ -139,23 +143,48 @@ class StoreWriter:
                 "mean_square_norm": of_all.square / self.layout.n_rows,
                 "square_norm_of_mean": float(np.square(mean).sum()),
                 "n_dropped": len(of_all.dropped),
+                "mean": mean.tolist(),
             }
             run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files())
             artefact.put_in_place(self._store, self.target, run)
-            shutil.rmtree(self.path)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """After the commit. The plan goes last: who is killed here leaves what says that nothing is to be done."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+        claim.remove_shares(self.target)
+        shutil.rmtree(self.path)
+
+    def _stands(self) -> bool:
+        """Whether the target is the store that is to be written."""
+        try:
+            found = artefact.read_run(self.target, self.run.kind)
+        except StoreError:
+            return False
+        same = (dataclasses.replace(run, facts={}, files={}).to_json() for run in (found, self.run))
+        return len(set(same)) == 1
 
     def _begin(self) -> None:
         """Take up the work that lies there, or begin it."""
-        stated = {"run": dataclasses.asdict(self.run), "layout": vars(self.layout), "n_tasks": self.n_tasks, "schema": SCHEMA}
-        plan, record = json.dumps(stated, indent=1, sort_keys=True), self.path / "plan.json"
-        found = record.read_text(encoding="utf-8") if record.is_file() else None
+        plan, record = self._plan, self.path / "plan.json"
+        found = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else None
+        if found == plan and not self._store.exists() and self._stands():
+            self.is_committed = True
+            if self._is_whole:
+                self._sweep()
+            return
+        if found is None and not self._is_whole and self._stands():
+            self.is_committed = True
+            return
         if found is not None and found != plan and (self._keep or not self._is_whole):
             raise StoreError(
                 f"{self.path} holds unfinished work of another plan, see {record}; finish it, or discard it by running once "
                 "without --keep and --shard"
             )
-        if found != plan and self._is_whole:
-            shutil.rmtree(self.path, ignore_errors=True)
+        if found != plan and self._is_whole and self.path.exists():
+            shutil.rmtree(self.path)
         for name in ("pieces", "joined", "shards", "store"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if found != plan:
@@ -171,22 +200,22 @@ class StoreWriter:
         if not np.array_equal(records["place"], np.arange(rows.start, rows.stop)):
             raise StoreError(f"the pieces in {self.path} do not make up shard {shard}; remove {self.path} and harvest again")
         digests = {}
-        for name, field in (("activations", "values"), ("origin", "origin")):
-            file = f"{ZARR}/{name}/c/{shard}/0"
+        for (name, field), file in zip(FIELDS, shard_files(shard), strict=True):
             (self._store / file).unlink(missing_ok=True)  # zarr would read what is there, damaged as it may be
             arrays.get_array(group, name)[rows] = records[field]
             artefact.sync(self._store / file)
             digests[file] = sha256_file(self._store / file)
-        artefact.write_text(self._record(shard), json.dumps(digests, indent=1))
+        artefact.write_text(self._record(shard), json.dumps({"plan": self._plan_digest, "files": digests}, indent=1))
         return len(records)
 
     def _is_written(self, shard: int) -> bool:
         """Whether a shard is there, with the digests that it was written with; a record that is wrong is removed."""
         record = self._record(shard)
         try:
-            digests = json.loads(record.read_text(encoding="utf-8"))
-            whole = all(sha256_file(self._store / name) == digest for name, digest in digests.items())
-        except (OSError, ValueError):
+            stated = json.loads(record.read_text(encoding="utf-8"))
+            digests = {name: sha256_file(self._store / name) for name in shard_files(shard)}
+            whole = stated == {"plan": self._plan_digest, "files": digests}
+        except (FileNotFoundError, ValueError):
             whole = False
         if not whole:
             record.unlink(missing_ok=True)
@@ -196,7 +225,7 @@ class StoreWriter:
         """Digests of all files of the store; what does not belong to it (of someone killed) is removed."""
         files: dict[str, str] = {}
         for shard in range(self.layout.n_shards):
-            files |= json.loads(self._record(shard).read_text(encoding="utf-8"))
+            files |= json.loads(self._record(shard).read_text(encoding="utf-8"))["files"]
         for file in self._store.rglob("*"):
             name = file.relative_to(self._store).as_posix()
             if file.is_file() and name not in files:
@@ -209,13 +238,9 @@ class StoreWriter:
 
     def _group(self) -> arrays.Group:
         """The group with its empty arrays; their descriptions are written anew each time, whatever became of them."""
-        layout, fresh = self.layout, self.path / f"{ZARR}.{self.share.first}.fresh"
+        fresh = self.path / f"{ZARR}.{self.share.first}.fresh"
         shutil.rmtree(fresh, ignore_errors=True)
-        group = arrays.create_group(fresh, {"site_axes": "row d_mlp", "store_schema": SCHEMA})
-        sizes: dict[str, Any] = {"chunk_rows": layout.chunk_rows, "shard_rows": layout.shard_rows}
-        shape, attributes = (layout.n_rows, layout.d_mlp), {"dtype": layout.dtype}
-        arrays.create_array(group, "activations", shape, layout.on_disk, ("row", "d_mlp"), attributes=attributes, **sizes)
-        arrays.create_array(group, "origin", (layout.n_rows, 2), np.uint32, ("row", "origin"), **sizes)
+        create_arrays(fresh, self.layout)
         for file in sorted(fresh.rglob("zarr.json")):
             to = self._store / ZARR / file.relative_to(fresh)
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +254,9 @@ class StoreWriter:
             paths = [self._piece(task) for task in range(self.n_tasks)]
         else:
             paths = [self._joined(first) for first in range(0, self.n_tasks, self._n_joined)]
-        return [Piece(path, self.layout) for path in (*paths, *([self._spare] if self._spare.exists() else []))]
+        return [
+            Piece(path, self.layout, self._plan_digest) for path in (*paths, *([self._spare] if self._spare.exists() else []))
+        ]
 
     def _absent(self) -> list[int]:
         return [

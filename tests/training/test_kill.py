@@ -86,7 +86,7 @@ def undisturbed(tmp_path_factory):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
-    patch.setattr(artefact, "_sync", lambda path: None)  # guards against power cuts, not kills, and is most of the time here
+    patch.setattr(artefact, "sync", lambda path: None)  # guards against power cuts, not kills, and is most of the time here
     folder = tmp_path_factory.mktemp("undisturbed")
     train_to(tmp_path_factory.mktemp("compiles"))
     started = time.monotonic()

@@ -1,0 +1,139 @@
+"""Repair of a committed store: only what is damaged is harvested again, and put back only where it is, bit for bit, what was
+committed.
+
+The permutation turned round tells which rows lie in a shard, so which contexts they came from; the arrays that are damaged are
+not asked. A batch of the forward pass is run whole, as it was, since its rows' bits may depend on its size.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sae import artefact
+from sae.errors import StoreError
+from sae.harvest import HarvestConfig, Plan, harvested
+from sae.progress import track
+from sae.provenance import Run, sha256_file, versions
+from sae.source.site import ActivationSource
+from sae.storage import arrays, claim, upkeep
+from sae.storage.layout import FIELDS, ZARR, create_arrays, layout_of, shard_files
+from sae.storage.permutation import Permutation
+from sae.storage.tokens import Split
+
+SHARDS_AT_ONCE = 4
+"""That share a forward pass, and are held in memory."""
+
+
+class Repaired(NamedTuple):
+    """What was done."""
+
+    files: list[str]
+    n_contexts: int
+    """That went through the transformer again."""
+    strays: list[str]
+    """Files that are no part of the store; they were left."""
+
+
+def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | None) -> Repaired:
+    """Make the damaged files of the store `path` anew, from what it was harvested from.
+
+    Raises `StoreError` where the record is damaged, or where what comes out is not what was committed; then nothing of that shard
+    is changed. Raises `LockedError` where another process writes the store."""
+    path = Path(path)
+    with artefact.full_disk_told(path), claim.claimed(path, None):
+        damages = upkeep.verify(path)
+        run = artefact.read_run(path, "activations")
+        damaged = [one.file for one in damages if one.file in run.files]
+        strays = [one.file for one in damages if one.file not in run.files]
+        work = path.with_name(path.name + ".repair.partial")
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            n_contexts = _repair(path, run, damaged, work, source, split, bos) if damaged else 0
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return Repaired(damaged, n_contexts, strays)
+
+
+def _repair(
+    path: Path, run: Run, damaged: Sequence[str], work: Path, source: ActivationSource, split: Split, bos: int | None
+) -> int:
+    plan = _plan(path, run, split, bos, source.d_mlp)
+    group = create_arrays(work / ZARR, plan.layout)
+    arrays.write_array(group, "mean", np.array(run.facts["mean"]), ("d_mlp",))
+    of_shards = {file: shard for shard in range(plan.layout.n_shards) for file in shard_files(shard)}
+    for name in damaged:
+        if name not in of_shards:
+            _put_back(path, run, work, name)
+    shards = sorted({of_shards[name] for name in damaged if name in of_shards})
+    n_contexts = 0
+    for start in range(0, len(shards), SHARDS_AT_ONCE):
+        some = shards[start : start + SHARDS_AT_ONCE]
+        records, n = _harvest(path, some, plan, source, split)
+        n_contexts += n
+        for shard in some:
+            for (array, field), name in zip(FIELDS, shard_files(shard), strict=True):
+                arrays.get_array(group, array)[plan.layout.shard(shard)] = records[shard][field]
+                if name in damaged:
+                    _put_back(path, run, work, name)
+    return n_contexts
+
+
+def _plan(path: Path, run: Run, split: Split, bos: int | None, d_mlp: int) -> Plan:
+    try:
+        plan = Plan(HarvestConfig(**run.params), split, bos, d_mlp)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{path} was not harvested from these tokens by this version ({error}); harvest again") from None
+    plan.layout = layout_of(path, run)
+    if plan.layout.d_mlp != d_mlp:
+        raise StoreError(f"{path} holds rows of {plan.layout.d_mlp} numbers, this transformer has {d_mlp}; give its own")
+    return plan
+
+
+def _harvest(
+    path: Path, shards: Sequence[int], plan: Plan, source: ActivationSource, split: Split
+) -> tuple[dict[int, np.ndarray], int]:
+    """The records of the shards, and how many contexts they took."""
+    layout, per_batch = plan.layout, plan.config.batch_contexts * plan.per_context
+    place = Permutation(layout.n_rows, plan.config.seed)
+    rows = [layout.shard(shard) for shard in shards]
+    records = {shard: np.empty(row.stop - row.start, layout.record) for shard, row in zip(shards, rows, strict=True)}
+    batches = np.unique(np.concatenate([place.inverse(np.arange(row.start, row.stop)) // per_batch for row in rows]))
+    n_contexts = 0
+    for batch in track(batches, "repair", len(batches)):
+        first = int(batch) * plan.config.batch_contexts
+        contexts = range(first, min(first + plan.config.batch_contexts, plan.n_contexts))
+        n_contexts += len(contexts)
+        (found,) = harvested(source, split, plan, contexts)
+        numbers = first * plan.per_context + np.arange(len(found.values))
+        places = place(numbers[numbers < layout.n_rows])
+        for shard, row in zip(shards, rows, strict=True):
+            mine = np.flatnonzero((places >= row.start) & (places < row.stop))
+            if not found.finite[mine].all():
+                raise StoreError(
+                    f"shard {shard} of {path} holds a row that took the place of one that was not finite; such shards are "
+                    "not repaired: harvest again"
+                )
+            into = records[shard]
+            into["values"][places[mine] - row.start] = found.values[mine]
+            into["origin"][places[mine] - row.start] = found.origin[mine]
+    return records, n_contexts
+
+
+def _put_back(path: Path, run: Run, work: Path, name: str) -> None:
+    made, expected = sha256_file(work / name), run.files[name]
+    if made != expected:
+        now = versions()
+        other = [f"{key} {value}, now {now.get(key)}" for key, value in run.versions.items() if now.get(key) != value]
+        raise StoreError(
+            f"{path / name} cannot be repaired: what was made for it has sha256 {made}, committed was {expected}. Its "
+            f"transformer, tokens, versions, device ({run.device}) or number of threads are others than they were"
+            f"{' (' + '; '.join(other) + ')' if other else ''}; harvest again"
+        )
+    (path / name).parent.mkdir(parents=True, exist_ok=True)
+    artefact.sync(work / name)
+    os.replace(work / name, path / name)
+    artefact.sync((path / name).parent)

@@ -1,0 +1,134 @@
+"""What a store is, how far an unfinished one has come, and which of its files are no longer what was committed."""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sae import artefact
+from sae.errors import StoreError
+from sae.provenance import Run, sha256_file
+from sae.storage.checked import check_listed
+from sae.storage.layout import Layout, layout_of
+
+MADE_BY = "dvc repro harvest"
+
+
+class Damage(NamedTuple):
+    """A file of a store that is not as it was committed."""
+
+    file: str
+    """Below the store's folder."""
+    why: str
+
+
+def verify(path: str | Path) -> list[Damage]:
+    """Every file compared with its digest, on as many threads as there are cores; files that are no part of the store too.
+
+    Raises `StoreError` where there is no record to compare with."""
+    path = Path(path)
+    run = artefact.read_run(path, "activations", made_by=MADE_BY)
+    check_listed(path, run, layout_of(path, run))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = list(threads.map(lambda name: _damage(path, name, run.files[name]), run.files))
+    strays = sorted(_files_below(path) - run.files.keys() - {artefact.RUN_FILE})
+    return [one for one in found if one] + [Damage(name, "is no part of the store") for name in strays]
+
+
+def _damage(path: Path, name: str, expected: str) -> Damage | None:
+    try:
+        actual = sha256_file(path / name)
+    except FileNotFoundError:
+        return Damage(name, "is missing")
+    except OSError as error:
+        return Damage(name, f"cannot be read: {error}")
+    return None if actual == expected else Damage(name, f"is damaged: sha256 {actual}, committed as {expected}")
+
+
+def describe(path: str | Path) -> list[tuple[str, str]]:
+    """All that is worth knowing of a store, or of an unfinished one, as labels and values. Reads no rows."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    if path.name.endswith(".partial") or (not path.exists() and partial.is_dir()):
+        return list(_progress(path if path.name.endswith(".partial") else partial))
+    run = artefact.read_run(path, "activations", made_by=MADE_BY)
+    rows = list(_whole(path, run))
+    if partial.is_dir():
+        rows += [("", ""), *_progress(partial)]
+    return rows
+
+
+def _whole(path: Path, run: Run) -> Iterator[tuple[str, str]]:
+    layout, facts = layout_of(path, run), run.facts
+    size = sum((path / name).stat().st_size for name in _files_below(path))
+    yield "store", f"{run.id or path.name}, schema {facts['store_schema']}, committed; whether it is whole says: sae store verify"
+    yield from _sizes(layout)
+    yield "on disk", f"{_bytes(size)}, {size / layout.n_rows:.1f} bytes a row, {layout.n_bytes / size:.2f} times smaller than raw"
+    yield "mean norm", f"{facts['mean_norm']:.5g}; mean square {facts['mean_square_norm']:.5g}, {_of_mean(facts)}"
+    yield "contexts", f"{facts.get('n_contexts', 'unknown'):,}" if "n_contexts" in facts else "not recorded"
+    yield "dropped", f"{facts['n_dropped']:,} rows that were not finite, replaced by others"
+    yield from _origin(run)
+    yield "files", f"{len(run.files):,} and {artefact.RUN_FILE}, whose sha256 is {artefact.digest(path)}"
+    yield "lies in", str(path.resolve())
+
+
+def _sizes(layout: Layout) -> Iterator[tuple[str, str]]:
+    yield "rows", f"{layout.n_rows:,} of {layout.d_mlp:,} numbers, {layout.dtype} ({_bytes(layout.n_bytes)} before compression)"
+    yield "chunks", f"of {layout.chunk_rows:,} rows, {_bytes(layout.chunk_rows * layout.d_mlp * layout.on_disk.itemsize)}"
+    yield "shards", f"{layout.n_shards:,} of {layout.chunks_per_shard} chunks, {layout.shard_rows:,} rows"
+
+
+def _of_mean(facts: dict[str, Any]) -> str:
+    return f"of the mean row {facts['square_norm_of_mean']:.5g}"
+
+
+def _origin(run: Run) -> Iterator[tuple[str, str]]:
+    yield "seed", str(run.seed)
+    yield "params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))
+    yield "made from", ", ".join(f"{name} ({digest[:12]})" for name, digest in sorted(run.parents.items())) or "not recorded"
+    yield "device", run.device
+    yield "code", run.code
+    yield "made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))
+
+
+def _progress(partial: Path) -> Iterator[tuple[str, str]]:
+    try:
+        plan = json.loads((partial / "plan.json").read_text(encoding="utf-8"))
+        run, layout = Run(**plan["run"]), Layout(**{field.name: plan["layout"][field.name] for field in fields(Layout)})
+        n_tasks, n_joined = int(plan["n_tasks"]), int(plan["n_joined"])
+    except FileNotFoundError:
+        raise StoreError(f"{partial} holds no plan.json: nothing was begun there, or it is being discarded") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{partial / 'plan.json'} is damaged ({error}); harvest again") from None
+    pieces, joined, shards = (_names(partial / name) for name in ("pieces", "joined", "shards"))
+    done = {int(name) for name in pieces if name.isdecimal()}
+    done |= {task for name in joined for task in range(int(name) * n_joined, min((int(name) + 1) * n_joined, n_tasks))}
+    yield "unfinished", f"{run.id or partial.stem}, schema {plan['schema']}; goes on when harvested again with the same params"
+    yield "harvested", f"{len(done):,} of {n_tasks:,} tasks ({100 * len(done) / n_tasks:.0f} %)"
+    if n_joined > 1:
+        yield "joined", f"{len(joined):,} of {-(-n_tasks // n_joined):,} files of {n_joined} tasks"
+    yield "written", f"{len(shards):,} of {layout.n_shards:,} shards ({100 * len(shards) / layout.n_shards:.0f} %)"
+    yield from _sizes(layout)
+    size = sum((partial / name).stat().st_size for name in _files_below(partial))
+    yield "on disk", _bytes(size)
+    yield from _origin(run)
+    yield "lies in", str(partial.resolve())
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.stem for path in folder.glob("*") if path.suffix != ".partial" and path.stem.isdecimal()]
+
+
+def _files_below(path: Path) -> set[str]:
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+
+
+def _bytes(n: int | float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:,.0f} bytes" if unit == "bytes" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.2f} TiB"

@@ -1,0 +1,138 @@
+"""What a writer that is killed, or not alone, must not do: lose work that is done, mix plans, or meet another at one file."""
+
+import os
+
+import numpy as np
+import pytest
+
+from sae.errors import LockedError, StoreError
+from sae.storage.activations import ActivationStore
+from sae.storage.permutation import Permutation
+from sae.storage.share import Share
+from sae.storage.writer import StoreWriter
+from tests.support.stores import make_tokens
+from tests.support.toy_harvest import StoppedError, Stopping, bytes_of, small, toy_harvest
+from tests.support.toy_source import ToySource
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    return make_tokens(tmp_path / "tokens")
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    small(monkeypatch)
+
+
+@pytest.fixture
+def undisturbed(tmp_path, tokens):
+    toy_harvest(tmp_path / "whole", tokens)
+    return bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 1000, 4097])
+def test_a_permutation_can_be_turned_round(n):
+    place = Permutation(n, seed=3)
+    np.testing.assert_array_equal(np.sort(place(np.arange(n))), np.arange(n))
+    np.testing.assert_array_equal(place.inverse(place(np.arange(n))), np.arange(n))
+
+
+def test_who_is_killed_while_sweeping_has_nothing_left_to_do(tmp_path, tokens, undisturbed, monkeypatch):
+    def stopped(self):
+        (self.path / "pieces" / "00002").unlink()
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "_sweep", stopped)
+        with pytest.raises(StoppedError):
+            toy_harvest(tmp_path / "acts", tokens)
+    assert toy_harvest(tmp_path / "acts", tokens, Stopping(0), share=Share(0, 2))
+    assert (tmp_path / "acts.partial").exists()
+    assert toy_harvest(tmp_path / "acts", tokens, Stopping(0))
+    assert bytes_of(tmp_path / "acts") == undisturbed
+    left = {path.name for path in tmp_path.iterdir() if "acts" in path.name}
+    assert left == {".acts.lock", "acts"}
+
+
+def test_a_share_that_comes_after_the_commit_does_nothing(tmp_path, tokens):
+    toy_harvest(tmp_path / "acts", tokens)
+    assert toy_harvest(tmp_path / "acts", tokens, Stopping(0), share=Share(1, 2))
+    assert not (tmp_path / "acts.partial").exists()
+    with pytest.raises(StoppedError):
+        toy_harvest(tmp_path / "acts", tokens, Stopping(0), seed=1, share=Share(1, 2))
+
+
+def test_shares_of_another_number_are_refused_while_one_is_at_work(tmp_path, tokens):
+    class Second(ToySource):
+        def activations(self, batch):
+            with pytest.raises(LockedError, match=f"in 3 shares, not 2, by process {os.getpid()}"):
+                toy_harvest(tmp_path / "acts", tokens, share=Share(1, 2))
+            with pytest.raises(LockedError, match="shard 0/3 of"):
+                toy_harvest(tmp_path / "acts", tokens, share=Share(0, 3))
+            return super().activations(batch)
+
+    assert not toy_harvest(tmp_path / "acts", tokens, Second(), share=Share(0, 3))
+    assert not toy_harvest(tmp_path / "acts", tokens, share=Share(1, 2))
+
+
+class StopsAsAnother(Stopping):
+    """Other activations than those of the undisturbed harvest."""
+
+    def activations(self, tokens):
+        return super().activations(tokens) * 2
+
+
+def test_pieces_of_another_plan_are_never_taken(tmp_path, tokens, undisturbed):
+    """A run that was discarding them was killed when it had removed their plan, and a share came next."""
+    with pytest.raises(StoppedError):
+        toy_harvest(tmp_path / "acts", tokens, StopsAsAnother(5), parents={"data/A/transformer": "another"})
+    (tmp_path / "acts.partial/plan.json").unlink()
+    done = toy_harvest(tmp_path / "acts", tokens, share=Share(0, 1))
+    assert done or toy_harvest(tmp_path / "acts", tokens)
+    assert bytes_of(tmp_path / "acts") == undisturbed
+
+
+@pytest.mark.parametrize("how", ["swapped", "duplicated"])
+def test_pieces_that_changed_places_are_made_again(tmp_path, tokens, undisturbed, how):
+    with pytest.raises(StoppedError):
+        toy_harvest(tmp_path / "acts", tokens, Stopping(5))
+    a, b = (tmp_path / "acts.partial/pieces" / name for name in ("00001", "00002"))
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    if how == "swapped":
+        b.write_bytes(first)
+    toy_harvest(tmp_path / "acts", tokens)
+    assert bytes_of(tmp_path / "acts") == undisturbed
+
+
+@pytest.mark.parametrize("name", ["activations", "origin"])
+def test_shards_that_changed_places_are_noticed_on_reading(tmp_path, tokens, name):
+    toy_harvest(tmp_path / "acts", tokens)
+    a, b = (tmp_path / "acts/activations.zarr" / name / "c" / shard / "0" for shard in "12")
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+    store = ActivationStore.open(tmp_path / "acts")
+    assert store[:32].shape == (32, 16)
+    with pytest.raises(StoreError, match=f"{name}/c/1/0 is damaged: sha256"):
+        _ = (store[0:64], store.origin())
+
+
+def test_a_record_in_which_a_bit_turned_is_refused(tmp_path, tokens):
+    toy_harvest(tmp_path / "acts", tokens)
+    record = tmp_path / "acts/run.json"
+    text = record.read_text()
+    at = text.index('"mean_square_norm": ') + len('"mean_square_norm": ')
+    record.write_text(text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1 :])
+    with pytest.raises(StoreError, match="its own sha256 differs"):
+        ActivationStore.open(tmp_path / "acts")
+
+
+def test_a_record_without_the_digest_of_a_shard_is_refused(tmp_path, tokens):
+    toy_harvest(tmp_path / "acts", tokens)
+    store = ActivationStore.open(tmp_path / "acts")
+    del store.run.files["activations.zarr/origin/c/3/0"]
+    (tmp_path / "acts/run.json").write_text(store.run.to_json())
+    with pytest.raises(StoreError, match=r"no digest of activations\.zarr/origin/c/3/0"):
+        ActivationStore.open(tmp_path / "acts")

@@ -1,0 +1,51 @@
+"""Harvests of a size that a test can hold, yet with several tasks, pieces, shards and chunks."""
+
+from pathlib import Path
+
+import pytest
+
+from sae import harvest as harvest_module
+from sae.harvest import HarvestConfig, harvest
+from sae.provenance import Run
+from sae.storage import layout, writer
+from tests.support.toy_source import ToySource
+
+N_ROWS = 200
+
+
+def small(patch: pytest.MonkeyPatch, *, joined: bool = False) -> None:
+    """200 rows of 16 numbers become 6 tasks and 7 shards; with `joined` the pieces are joined by twos."""
+    patch.setattr(harvest_module, "TASK_BYTES", 2000)
+    patch.setattr(layout, "CHUNK_BYTES", 128)
+    patch.setattr(layout, "FEWEST_ROWS", 8)
+    patch.setattr(layout, "CHUNKS_PER_SHARD", 4)
+    patch.setattr(writer, "SLICE_BYTES", 2 * N_ROWS * 72 / 6 / 7 if joined else 1)
+
+
+def toy_harvest(path, tokens, source=None, *, share=None, keep=False, parents=None, **changes) -> bool:
+    """Of the train split of a token store; whether the store is committed."""
+    config = HarvestConfig(**{"n_rows": N_ROWS, "positions_per_context": 5, "batch_contexts": 7, **changes})
+    run = Run(kind="activations", params=vars(config), seed=config.seed, parents=parents or {}, code="toy", versions={})
+    return harvest(source or ToySource(), tokens.split("train"), tokens.bos, config, path, run, share=share, keep=keep)
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Stopping(ToySource):
+    """Raises before its `n`-th forward pass."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.n_left = n
+
+    def activations(self, tokens):
+        if self.n_left == 0:
+            raise StoppedError
+        self.n_left -= 1
+        return super().activations(tokens)
+
+
+def bytes_of(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
