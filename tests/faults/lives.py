@@ -91,7 +91,8 @@ class Watch:
 
 
 def harass(work: Callable[[], object], watch: Watch, chance: random.Random, seconds: float, *, lives: int = 40) -> int:
-    """Do `work` to its end, killed at random instants of the first half of `seconds`, at most `lives` times; how many kills there were.
+    """Do `work` to its end, killed at most `lives` times, each at a random instant of the first half of `seconds`; how many kills
+    there were.
 
     Raises `Lost`."""
     n_kills = 0

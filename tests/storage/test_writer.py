@@ -1,6 +1,8 @@
 """What a writer that is killed, or not alone, must not do: lose work that is done, mix plans, or meet another at one file."""
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +55,35 @@ def test_who_is_killed_while_sweeping_has_nothing_left_to_do(tmp_path, tokens, u
     assert bytes_of(tmp_path / "acts") == undisturbed
     left = {path.name for path in tmp_path.iterdir() if "acts" in path.name}
     assert left == {".acts.lock", "acts"}
+
+
+def test_who_is_killed_at_the_very_end_of_sweeping_has_nothing_left_to_do(tmp_path, tokens, undisturbed):
+    toy_harvest(tmp_path / "acts", tokens)
+    (tmp_path / "acts.partial").mkdir()
+    assert toy_harvest(tmp_path / "acts", tokens, Stopping(0))
+    assert bytes_of(tmp_path / "acts") == undisturbed
+    assert not (tmp_path / "acts.partial").exists()
+
+
+def test_an_old_store_is_there_whole_or_not_at_all(tmp_path, tokens, undisturbed, monkeypatch):
+    toy_harvest(tmp_path / "acts", tokens, seed=1)
+    remove, seen = shutil.rmtree, []
+
+    def half(path, **given):
+        if any((Path(path) / name).exists() for name in ("run.json", "activations.zarr/mean")):
+            (Path(path) / "run.json").unlink()
+            seen.append(Path(path).name)
+            raise StoppedError
+        remove(path, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(StoppedError):
+            toy_harvest(tmp_path / "acts", tokens)
+    assert seen == ["acts.old.partial"]
+    assert bytes_of(tmp_path / "acts") == undisturbed
+    assert toy_harvest(tmp_path / "acts", tokens, Stopping(0))
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
 
 
 def test_a_share_that_comes_after_the_commit_does_nothing(tmp_path, tokens):
