@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +169,17 @@ def test_a_record_without_the_digest_of_a_shard_is_refused(tmp_path, tokens):
     (tmp_path / "acts/run.json").write_text(store.run.to_json())
     with pytest.raises(StoreError, match=r"no digest of activations\.zarr/origin/c/3/0"):
         ActivationStore.open(tmp_path / "acts")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_five_lines_of_the_docs_read_it(tmp_path, tokens, dtype):
+    """Run as they stand in docs/store.md, by another process: this one may not import zarr."""
+    toy_harvest(tmp_path / "data/A/activations", tokens, dtype=dtype)
+    text = (Path(__file__).parents[2] / "docs/store.md").read_text(encoding="utf-8")
+    lines = text.split("```python\n")[1].split("```")[0]
+    assert sum(bool(line) for line in lines.splitlines()) == 5
+    lines += "np.savez('read.npz', rows=rows.astype(np.float32), context=context, position=position)\n"
+    subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True)
+    read, store = np.load(tmp_path / "read.npz"), ActivationStore.open(tmp_path / "data/A/activations")
+    np.testing.assert_array_equal(read["rows"], store[:].astype(np.float32))
+    np.testing.assert_array_equal(np.stack([read["context"], read["position"]], 1), store.origin())
