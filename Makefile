@@ -4,7 +4,11 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
+<<<<<<< HEAD
 .PHONY: repro test test-slow test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward setup clean
+=======
+.PHONY: repro test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality setup clean
+>>>>>>> b67ac9cd15f2f052854dd9962e0389aed8f49575
 
 repro: setup
 	dvc repro
@@ -14,6 +18,10 @@ test: setup
 
 test-slow: setup
 	python -m pytest -m slow
+
+# A store's writers killed, raced and refused by the disk, and its files damaged; prints what was counted (docs/log.md, 2026-11-21).
+faults: setup
+	python -m pytest -s -m "slow or not slow" tests/faults
 
 # The GPU's kernels in Triton's interpreter. Beside the environment, so that nothing else imports it; on a GPU torch brings its own.
 TRITON := triton==3.7.1

@@ -5,6 +5,7 @@ JOB_COMPLETION_INDEX); the stage itself, run last, does what is left and commits
 """
 
 import argparse
+import functools
 
 from pipelines.common import Stage, run_stage
 from sae.harvest import HarvestConfig, Plan, harvest
@@ -13,11 +14,7 @@ from sae.storage.share import Share
 from sae.storage.tokens import TokenStore
 
 
-def main(stage: Stage) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.harvest", description=__doc__)
-    parser.add_argument("--shard", metavar="I/N", type=Share.parse, default=Share.of_environment(), help="this process's share")
-    parser.add_argument("--keep", action="store_true", help="refuse, rather than discard, unfinished work with other params")
-    given = parser.parse_args()
+def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> None:
     config = stage.section("harvest", HarvestConfig)
     tokens = TokenStore.open(stage.tokens)
     split = tokens.split("train")
@@ -28,10 +25,14 @@ def main(stage: Stage) -> None:
         f"{plan.layout.n_bytes / 2**30:.2f} GiB before compression, {plan.peak_bytes / 2**30:.2f} GiB of disk at the peak"
     )
     run = stage.run("activations", config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer))
-    whole = harvest(source, split, tokens.bos, config, stage.activations, run, share=given.shard, keep=given.keep)
+    whole = harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
     if not whole:
         print("harvest: this share is done, others are not; the store is committed by a run without --shard")
 
 
 if __name__ == "__main__":
-    run_stage("harvest", main)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.harvest", description=__doc__)
+    parser.add_argument("--shard", metavar="I/N", type=Share.parse, default=Share.of_environment(), help="this process's share")
+    parser.add_argument("--keep", action="store_true", help="refuse, rather than discard, unfinished work with other params")
+    given = parser.parse_args()
+    run_stage("harvest", functools.partial(main, share=given.shard, keep=given.keep))

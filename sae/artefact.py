@@ -42,7 +42,8 @@ def writing(target: str | Path, run: Run) -> Iterator[Draft]:
     with full_disk_told(target):
         make_parent(target)
         with locked(target.with_name(f".{target.name}.lock"), f"{target} is being written"):
-            shutil.rmtree(draft.path, ignore_errors=True)
+            for stray in (draft.path, aside(target)):
+                shutil.rmtree(stray, ignore_errors=True)
             try:
                 draft.path.mkdir()
                 yield draft
@@ -150,12 +151,20 @@ def put_in_place(folder: Path, target: Path, run: Run) -> None:
     for path in (*folder.rglob("*"), folder):
         if path.is_dir():
             sync(path)  # the names of what it holds
+    old = aside(target)
+    shutil.rmtree(old, ignore_errors=True)
     if target.is_dir():
-        shutil.rmtree(target)
+        os.replace(target, old)  # removed only later: who is killed while removing leaves no half of an artefact in its place
     elif target.exists():
         raise StoreError(f"{target} is a file where an artefact's folder must be; move it and run again")
     os.replace(folder, target)
     sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def aside(target: Path) -> Path:
+    """Where what stood in the place of a new artefact lies until it is removed."""
+    return target.with_name(target.name + ".old.partial")
 
 
 def sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The `sae` command over a toy project. The transformer is a toy: the real one is run by the test of the whole pipeline."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import sae
 from sae.cli import app
+from sae.provenance import Run
 from sae.storage.tokens import TokenStore
 from tests.web import toy_project
 
@@ -138,7 +140,8 @@ def test_a_dictionary_alone_has_no_text_to_read(run, made, tmp_path):
 def test_features_of_another_dictionary_are_refused(run, made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
     record = tmp_path / "copy/data/A/1/dictionary/run.json"
-    record.write_text(record.read_text().replace("12345", "12346"))
+    other = Run.from_json(record.read_text())
+    record.write_text(dataclasses.replace(other, seed=12346).to_json())
     done = run("feature", "A/1/5", "--root", str(tmp_path / "copy/data"))
     assert (done.exit_code, "made from another dictionary" in done.stderr) == (65, True)
 

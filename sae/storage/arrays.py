@@ -81,7 +81,7 @@ def open_group(path: str | Path, run: Run) -> zarr.Group:
             raise StoreError(f"{file} is missing or empty; make the {run.kind} again")
     try:
         return zarr.open_group(path, mode="r")
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AssertionError, OSError) as error:
         raise StoreError(f"{path} is damaged or missing ({error}); make the {run.kind} again") from None
 
 
@@ -89,7 +89,7 @@ def get_array(group: zarr.Group, name: str) -> zarr.Array:
     """An array of a group by name (zarr types this as array-or-group). Raises `StoreError` where it is not there."""
     try:
         found = group.get(name)
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise StoreError(f"array '{name}' of {group.store_path} is damaged ({error}); make it again") from None
     if not isinstance(found, zarr.Array):
         raise StoreError(f"array '{name}' is missing from {group.store_path}")

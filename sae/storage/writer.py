@@ -170,7 +170,9 @@ class StoreWriter:
         """Take up the work that lies there, or begin it."""
         plan, record = self._plan, self.path / "plan.json"
         found = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else None
-        if found == plan and not self._store.exists() and self._stands():
+        shutil.rmtree(artefact.aside(self.target), ignore_errors=True)
+        swept = self.path.is_dir() and not any(self.path.iterdir())
+        if ((found == plan and not self._store.exists()) or swept) and self._stands():
             self.is_committed = True
             if self._is_whole:
                 self._sweep()

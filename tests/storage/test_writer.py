@@ -1,6 +1,10 @@
 """What a writer that is killed, or not alone, must not do: lose work that is done, mix plans, or meet another at one file."""
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +57,35 @@ def test_who_is_killed_while_sweeping_has_nothing_left_to_do(tmp_path, tokens, u
     assert bytes_of(tmp_path / "acts") == undisturbed
     left = {path.name for path in tmp_path.iterdir() if "acts" in path.name}
     assert left == {".acts.lock", "acts"}
+
+
+def test_who_is_killed_at_the_very_end_of_sweeping_has_nothing_left_to_do(tmp_path, tokens, undisturbed):
+    toy_harvest(tmp_path / "acts", tokens)
+    (tmp_path / "acts.partial").mkdir()
+    assert toy_harvest(tmp_path / "acts", tokens, Stopping(0))
+    assert bytes_of(tmp_path / "acts") == undisturbed
+    assert not (tmp_path / "acts.partial").exists()
+
+
+def test_an_old_store_is_there_whole_or_not_at_all(tmp_path, tokens, undisturbed, monkeypatch):
+    toy_harvest(tmp_path / "acts", tokens, seed=1)
+    remove, seen = shutil.rmtree, []
+
+    def half(path, **given):
+        if any((Path(path) / name).exists() for name in ("run.json", "activations.zarr/mean")):
+            (Path(path) / "run.json").unlink()
+            seen.append(Path(path).name)
+            raise StoppedError
+        remove(path, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(StoppedError):
+            toy_harvest(tmp_path / "acts", tokens)
+    assert seen == ["acts.old.partial"]
+    assert bytes_of(tmp_path / "acts") == undisturbed
+    assert toy_harvest(tmp_path / "acts", tokens, Stopping(0))
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
 
 
 def test_a_share_that_comes_after_the_commit_does_nothing(tmp_path, tokens):
@@ -136,3 +169,17 @@ def test_a_record_without_the_digest_of_a_shard_is_refused(tmp_path, tokens):
     (tmp_path / "acts/run.json").write_text(store.run.to_json())
     with pytest.raises(StoreError, match=r"no digest of activations\.zarr/origin/c/3/0"):
         ActivationStore.open(tmp_path / "acts")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_five_lines_of_the_docs_read_it(tmp_path, tokens, dtype):
+    """Run as they stand in docs/store.md, by another process: this one may not import zarr."""
+    toy_harvest(tmp_path / "data/A/activations", tokens, dtype=dtype)
+    text = (Path(__file__).parents[2] / "docs/store.md").read_text(encoding="utf-8")
+    lines = text.split("```python\n")[1].split("```")[0]
+    assert sum(bool(line) for line in lines.splitlines()) == 5
+    lines += "np.savez('read.npz', rows=rows.astype(np.float32), context=context, position=position)\n"
+    subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True)
+    read, store = np.load(tmp_path / "read.npz"), ActivationStore.open(tmp_path / "data/A/activations")
+    np.testing.assert_array_equal(read["rows"], store[:].astype(np.float32))
+    np.testing.assert_array_equal(np.stack([read["context"], read["position"]], 1), store.origin())

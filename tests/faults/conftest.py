@@ -1,0 +1,47 @@
+"""The store that is harassed, and what it is when nobody does."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from sae.storage.layout import Layout
+from sae.storage.tokens import TokenStore
+from tests.faults.lives import Watch, life
+from tests.support.stores import make_tokens
+from tests.support.toy_harvest import N_ROWS, bytes_of, small, toy_harvest
+
+
+class Subject(NamedTuple):
+    folder: Path
+    tokens: TokenStore
+    undisturbed: dict[str, bytes]
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "acts"
+
+    def harvest(self, **given) -> bool:
+        return toy_harvest(self.target, self.tokens, **given)
+
+    def watch(self) -> Watch:
+        return Watch(self.target, Layout(N_ROWS, 16), self.undisturbed)
+
+
+@pytest.fixture(params=["pieces", "joined"])
+def ways(request):
+    """A shuffle in two passes, or in three."""
+    return request.param
+
+
+@pytest.fixture
+def subject(tmp_path, monkeypatch, ways):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork
+    small(monkeypatch, joined=ways == "joined")
+    tokens = make_tokens(tmp_path / "tokens")
+    whole = tmp_path / "whole"
+    assert life(lambda: toy_harvest(whole, tokens), told=tmp_path / "error.txt") == 0
+    yield Subject(tmp_path, tokens, bytes_of(whole))
+    torch.set_num_threads(before)
