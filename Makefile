@@ -4,11 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-<<<<<<< HEAD
-.PHONY: repro test test-slow test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward setup clean
-=======
-.PHONY: repro test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality setup clean
->>>>>>> b67ac9cd15f2f052854dd9962e0389aed8f49575
+.PHONY: repro test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward setup clean
 
 repro: setup
 	dvc repro
