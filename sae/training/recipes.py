@@ -115,8 +115,8 @@ RECIPES = {
     "default": Recipe(
         l1=3.0,
         l1_warmup=0.15,
-        learning_rate=1.5e-4,
-        most_learning_rate=4e-3,
+        learning_rate=3e-4,
+        most_learning_rate=0.012,
         warmup=0.02,
         decay=0.2,
         max_gradient_norm=1.0,
