@@ -28,13 +28,13 @@ def unsynced(monkeypatch):
     monkeypatch.setattr(artefact, "sync", lambda path: None)
 
 
-@pytest.mark.parametrize("n_wanted", [50, pytest.param(600, marks=LONG)])
-def test_killed_at_random_instants(subject, unsynced, n_wanted):
+@pytest.mark.parametrize(("seed", "n_wanted"), [(0, 50), *(pytest.param(seed, 125, marks=LONG) for seed in range(1, 5))])
+def test_killed_at_random_instants(subject, unsynced, seed, n_wanted):
     started = time.monotonic()
     assert life(subject.harvest) == 0
     seconds = time.monotonic() - started
     shutil.rmtree(subject.target)
-    chance, n_kills, n_rounds = random.Random(n_wanted), 0, 0
+    chance, n_kills, n_rounds = random.Random(seed), 0, 0
     while n_kills < n_wanted:
         n_kills += harass(subject.harvest, subject.watch(), chance, seconds, lives=min(40, n_wanted - n_kills))
         n_rounds += 1
