@@ -220,4 +220,6 @@ def test_mean_squares():
 
 
 def test_a_store_says_its_own_mean_square(tmp_path):
-    assert Feed(make_store(tmp_path / "store"), 10, 0).mean_square_norm == 1.0  # as its record says
+    """Row i of 300 is i four times."""
+    mean_square = 4 * sum(i * i for i in range(300)) / 300
+    assert Feed(make_store(tmp_path / "store"), 10, 0).mean_square_norm == pytest.approx(mean_square, rel=1e-12)
