@@ -141,11 +141,12 @@ def harvest(
             try:
                 if writer.join():
                     return False
-                if share is not None and writer.dropped():
+                gaps = np.array(writer.dropped(), np.int64)
+                if len(gaps) and share is not None:
                     return False
-                _fill_gaps(source, split, plan, writer)
-                for _ in writer.shuffle():
-                    pass
+                if len(gaps):
+                    _fill_gaps(gaps, source, split, plan, writer)
+                writer.shuffle()
             except DamagedPieceError as error:
                 error.path.unlink(missing_ok=True)  # its tasks are missing again
                 continue
@@ -168,11 +169,8 @@ def _do_task(task: int, source: ActivationSource, split: Split, plan: Plan, writ
     return n_rows
 
 
-def _fill_gaps(source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> None:
-    """Rows of contexts beyond the plan's in the places of those that were dropped."""
-    gaps = np.array(writer.dropped(), np.int64)
-    if not len(gaps):
-        return
+def _fill_gaps(gaps: np.ndarray, source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> None:
+    """Rows of contexts beyond the plan's in the places `gaps` of those that were dropped."""
     found: list[Harvested] = []
     rest = range(plan.n_contexts, split.n_contexts)
     for rows in harvested(source, split, plan, rest):

@@ -8,13 +8,13 @@ import torch
 
 from sae import harvest as harvest_module
 from sae.errors import ConfigError, CorpusError, DiskError, LockedError, NumericsError, StoreError
-from sae.harvest import HarvestConfig, Plan, harvest
-from sae.provenance import Run
-from sae.storage import layout, writer
+from sae.harvest import HarvestConfig, Plan
+from sae.storage import layout
 from sae.storage.activations import ActivationStore
 from sae.storage.share import Share
 from sae.storage.writer import StoreWriter
 from tests.support.stores import make_tokens
+from tests.support.toy_harvest import StoppedError, Stopping, bytes_of, small, toy_harvest
 from tests.support.toy_source import ToySource
 
 
@@ -33,10 +33,7 @@ def small_pieces(monkeypatch):
 
 
 def run_harvest(path, tokens, source=None, *, share=None, keep=False, **changes):
-    config = HarvestConfig(**{"n_rows": 200, "positions_per_context": 5, "batch_contexts": 7, **changes})
-    run = Run(kind="activations", params=vars(config))
-    split = tokens.split("train")
-    done = harvest(source or ToySource(), split, tokens.bos, config, path, run, share=share, keep=keep)
+    done = toy_harvest(path, tokens, source, share=share, keep=keep, **changes)
     return ActivationStore.open(path) if done else None
 
 
@@ -124,28 +121,6 @@ def test_too_little_space_is_refused_before_work(tmp_path, tokens, monkeypatch):
         run_harvest(tmp_path / "acts", tokens, source=Unused())
 
 
-def bytes_of(path):
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
-class StoppedError(Exception):
-    pass
-
-
-class Stopping(ToySource):
-    """Raises before its `n`-th forward pass."""
-
-    def __init__(self, n):
-        super().__init__()
-        self.n_left = n
-
-    def activations(self, tokens):
-        if self.n_left == 0:
-            raise StoppedError
-        self.n_left -= 1
-        return super().activations(tokens)
-
-
 @pytest.fixture
 def undisturbed(tmp_path, tokens):
     run_harvest(tmp_path / "whole", tokens)
@@ -155,7 +130,7 @@ def undisturbed(tmp_path, tokens):
 @pytest.fixture(params=["pieces", "joined"])
 def ways(request, monkeypatch):
     """Slices of any size are read from the pieces themselves, or pieces are joined by twos."""
-    monkeypatch.setattr(writer, "SLICE_BYTES", 1 if request.param == "pieces" else 2 * 200 * 72 / 6 / 7)
+    small(monkeypatch, joined=request.param == "joined")
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 5])

@@ -31,8 +31,10 @@ class CpuEngine:
 
     def __init__(self, state: State, objective: Objective, rule: UpdateRule):
         self.state, self.objective, self.rule = state, objective, rule
-        self.has_bfloat16 = multiplies_bfloat16()
-        self.update = CpuUpdate(state, objective, rule, keep_bits=self.has_bfloat16)
+        without: type[Screen] = BytesScreen if multiplies_bytes() else Float32Screen
+        self.dense_screen = Bfloat16Screen if multiplies_bfloat16() else without
+        """For rows that are not mostly zeros."""
+        self.update = CpuUpdate(state, objective, rule, keep_bits=self.dense_screen is Bfloat16Screen)
         self.forward = SparseForward(objective)
         self.density = 1.0
         """Fraction of f's entries that were active in the step before; 1 where nothing is known."""
@@ -77,9 +79,7 @@ class CpuEngine:
 
     def _screen(self, x: Rows) -> Screen:
         nonzero = np.count_nonzero(x[:64].numpy()) / max(1, x[:64].numel())
-        without: type[Screen] = BytesScreen if multiplies_bytes() else Float32Screen
-        dense = Bfloat16Screen if self.has_bfloat16 else without
-        kind = SparseRowsScreen if nonzero < SPARSE_ROWS_BELOW[dense] else dense
+        kind = SparseRowsScreen if nonzero < SPARSE_ROWS_BELOW[self.dense_screen] else self.dense_screen
         if kind not in self._screens:
             self._screens[kind] = kind(len(self.state.weights.W_enc))
         return self._screens[kind]

@@ -23,23 +23,22 @@ class Permutation:
 
     def __call__(self, index: np.ndarray) -> np.ndarray:
         """Where the things `index` (int64, each below n) come, int64."""
-        value = self._network(np.asarray(index).astype(np.uint64))
-        beyond = np.flatnonzero(value >= self.n)
-        while len(beyond):
-            value[beyond] = self._network(value[beyond])
-            beyond = beyond[value[beyond] >= self.n]
-        return value.astype(np.int64)
+        return self._walk(index, back=False)
 
     def inverse(self, place: np.ndarray) -> np.ndarray:
         """What comes at the places `place` (int64, each below n), int64."""
-        value = self._network(np.asarray(place).astype(np.uint64), back=True)
+        return self._walk(place, back=True)
+
+    def _walk(self, start: np.ndarray, *, back: bool) -> np.ndarray:
+        """Through the network until all are below n."""
+        value = self._network(np.asarray(start).astype(np.uint64), back=back)
         beyond = np.flatnonzero(value >= self.n)
         while len(beyond):
-            value[beyond] = self._network(value[beyond], back=True)
+            value[beyond] = self._network(value[beyond], back=back)
             beyond = beyond[value[beyond] >= self.n]
         return value.astype(np.int64)
 
-    def _network(self, value: np.ndarray, *, back: bool = False) -> np.ndarray:
+    def _network(self, value: np.ndarray, *, back: bool) -> np.ndarray:
         n_left, n_right = self._bits
         left, right = value >> np.uint64(n_right), value & np.uint64(2**n_right - 1)
         for i in range(N_ROUNDS)[:: -1 if back else 1]:

@@ -64,7 +64,7 @@ class Sums:
 
 def write_piece(path: Path, layout: Layout, plan: str, records: np.ndarray, sums: Sums) -> None:
     """`records`, in any order, as one piece; `plan` is what it belongs to."""
-    records = records[np.argsort(records["place"], kind="stable")]
+    records = _by_place(records)
     starts = np.searchsorted(records["place"], np.arange(layout.n_shards + 1) * layout.shard_rows)
     slices = (records[starts[i] : starts[i + 1]] for i in range(layout.n_shards))
     _write(path, plan, slices, sums)
@@ -72,13 +72,17 @@ def write_piece(path: Path, layout: Layout, plan: str, records: np.ndarray, sums
 
 def join_pieces(path: Path, layout: Layout, plan: str, parts: Sequence["Piece"]) -> None:
     """The records of several pieces in one. Reads each from its beginning to its end, and holds one shard's records."""
-
-    def joined(shard: int) -> np.ndarray:
-        records = np.concatenate([part.records(shard) for part in parts])
-        return records[np.argsort(records["place"], kind="stable")]
-
     sums = Sums.join([part.sums for part in parts])
-    _write(path, plan, (joined(shard) for shard in range(layout.n_shards)), sums)
+    _write(path, plan, (records_of(parts, shard) for shard in range(layout.n_shards)), sums)
+
+
+def records_of(pieces: Sequence["Piece"], shard: int) -> np.ndarray:
+    """Those of a shard in all of `pieces`, by place. Raises `DamagedPieceError`."""
+    return _by_place(np.concatenate([piece.records(shard) for piece in pieces]))
+
+
+def _by_place(records: np.ndarray) -> np.ndarray:
+    return records[np.argsort(records["place"], kind="stable")]
 
 
 def _of(path: Path, plan: str) -> str:

@@ -20,7 +20,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +32,7 @@ from sae.provenance import Run, sha256_file
 from sae.storage import arrays, claim
 from sae.storage.layout import FIELDS, SCHEMA, ZARR, Layout, create_arrays, shard_files
 from sae.storage.permutation import Permutation
-from sae.storage.pieces import SLICE_BYTES, Piece, Sums, join_pieces, write_piece
+from sae.storage.pieces import SLICE_BYTES, Piece, Sums, join_pieces, records_of, write_piece
 from sae.storage.share import Share
 
 
@@ -115,13 +114,13 @@ class StoreWriter:
         with artefact.full_disk_told(self.target):
             write_piece(self._spare, self.layout, self._plan_digest, records, sums)
 
-    def shuffle(self) -> Iterator[int]:
-        """Write this share's shards that are missing; yields how many rows each has. Raises `DamagedPieceError`."""
+    def shuffle(self) -> None:
+        """Write this share's shards that are missing. Raises `DamagedPieceError`."""
         with artefact.full_disk_told(self.target):
             pieces, group = self._pieces(), self._group()
             for shard in range(self.share.first, self.layout.n_shards, self.share.n):
                 if not self._is_written(shard):
-                    yield self._write(shard, pieces, group)
+                    self._write(shard, pieces, group)
 
     def n_unwritten(self) -> int:
         """Shards that are missing, whoever is to write them."""
@@ -172,13 +171,11 @@ class StoreWriter:
         found = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else None
         shutil.rmtree(artefact.aside(self.target), ignore_errors=True)
         swept = self.path.is_dir() and not any(self.path.iterdir())
-        if ((found == plan and not self._store.exists()) or swept) and self._stands():
+        ended = found == plan and not self._store.exists()
+        if (ended or swept or (found is None and not self._is_whole)) and self._stands():
             self.is_committed = True
             if self._is_whole:
                 self._sweep()
-            return
-        if found is None and not self._is_whole and self._stands():
-            self.is_committed = True
             return
         if found is not None and found != plan and (self._keep or not self._is_whole):
             raise StoreError(
@@ -195,10 +192,9 @@ class StoreWriter:
             for stray in self.path.rglob("*.partial"):
                 stray.unlink()
 
-    def _write(self, shard: int, pieces: list[Piece], group: arrays.Group) -> int:
+    def _write(self, shard: int, pieces: list[Piece], group: arrays.Group) -> None:
         rows = self.layout.shard(shard)
-        records = np.concatenate([piece.records(shard) for piece in pieces])
-        records = records[np.argsort(records["place"], kind="stable")]
+        records = records_of(pieces, shard)
         if not np.array_equal(records["place"], np.arange(rows.start, rows.stop)):
             raise StoreError(f"the pieces in {self.path} do not make up shard {shard}; remove {self.path} and harvest again")
         digests = {}
@@ -208,7 +204,6 @@ class StoreWriter:
             artefact.sync(self._store / file)
             digests[file] = sha256_file(self._store / file)
         artefact.write_text(self._record(shard), json.dumps({"plan": self._plan_digest, "files": digests}, indent=1))
-        return len(records)
 
     def _is_written(self, shard: int) -> bool:
         """Whether a shard is there, with the digests that it was written with; a record that is wrong is removed."""

@@ -18,7 +18,6 @@ def write_store(path, values, origin, *, seed=0, run=None, n_tasks=3, **sizes):
             records["place"], records["origin"], records["values"] = writer.place(index), origin[index], values[index]
             writer.put(task, records, Sums.of(from_disk(values[index], layout.dtype).numpy()))
         assert writer.join() == 0
-        for _ in writer.shuffle():
-            pass
+        writer.shuffle()
         writer.commit({})
     return ActivationStore.open(path)
