@@ -9,8 +9,9 @@ export PYTHONUNBUFFERED := 1
 repro: setup
 	dvc repro
 
+# A file's tests stay together, since they share what its fixtures made.
 test: setup
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	python -m pytest -m slow
