@@ -172,11 +172,8 @@ def store_repair(
     transformer: Annotated[Path | None, typer.Option(help="By default the folder `transformer` beside the store.")] = None,
     tokens: Annotated[Path | None, typer.Option(help="By default the folder `tokens` beside the store's parent.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...; as the store says, bits differ between them.")] = "",
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads, as at the harvest; 0 leaves torch's choice.")] = 0,
 ) -> None:
     """Harvest again only what is damaged; it is put back only where it is what was committed, bit for bit."""
-    import torch
-
     from sae import artefact
     from sae.dictionary.base import to_device
     from sae.repair import repair
@@ -190,8 +187,6 @@ def store_repair(
         artefact.read_run(parent, kind)
         if artefact.digest(parent) not in run.parents.values():
             raise StoreError(f"{path} was not made from {parent} as it is now; give the one that it was, with --{kind}")
-    if threads:
-        torch.set_num_threads(threads)
     opened = TokenStore.open(tokens)
     done = repair(path, load_source(transformer, to_device(device or run.device)), opened.split("train"), opened.bos)
     for name in done.files:

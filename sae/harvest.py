@@ -7,6 +7,7 @@ when. `storage.writer` keeps what is done.
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -123,12 +124,25 @@ def harvest(
     """Make the store `target`, or this process's `share` of it; what an earlier call has done is taken up where it stopped.
 
     True where the store is committed. A share ends with False: others may be at work, so a call without one commits, when all
-    are done; a share that is run again where all pieces are there writes its part of the shards. `run` says from what it
-    is made and is its identity: work under another one is discarded (or, with `keep`, refused). Raises `DiskError` before any
-    work where the disk is too small, `NumericsError` for rows that are not finite, `LockedError` where another process is at it.
+    are done; a share that is run again where all pieces are there writes its part of the shards. Torch computes on as many
+    threads as the work was begun with. `run` says from what it is made and is its identity: work under another one is discarded
+    (or, with `keep`, refused). Raises `DiskError` before any work where the disk is too small, `NumericsError` for rows that are
+    not finite, `LockedError` where another process is at it.
     """
     plan = Plan(config, split, bos, source.d_mlp)
-    with StoreWriter(target, run, plan.layout, plan.n_tasks, seed=config.seed, share=share, keep=keep) as writer:
+    with (
+        StoreWriter(
+            target,
+            run,
+            plan.layout,
+            plan.n_tasks,
+            seed=config.seed,
+            n_threads=torch.get_num_threads(),
+            share=share,
+            keep=keep,
+        ) as writer,
+        on_threads(writer.n_threads),
+    ):
         while not writer.is_committed:
             todo = writer.missing()
             if todo:
@@ -155,6 +169,17 @@ def harvest(
             writer.commit({"n_contexts": plan.n_contexts})
             break
         return True
+
+
+@contextmanager
+def on_threads(n: int) -> Iterator[None]:
+    """Within it torch computes on `n` threads: the order of its sums, and so the last bits of a row, go by their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _do_task(task: int, source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> int:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from sae import artefact
 from sae.errors import StoreError
-from sae.harvest import HarvestConfig, Plan, harvested
+from sae.harvest import HarvestConfig, Plan, harvested, on_threads
 from sae.progress import track
 from sae.provenance import Run, sha256_file, versions
 from sae.source.site import ActivationSource
@@ -41,8 +42,9 @@ class Repaired(NamedTuple):
 def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | None) -> Repaired:
     """Make the damaged files of the store `path` anew, from what it was harvested from.
 
-    Raises `StoreError` where the record is damaged, or where what comes out is not what was committed; then nothing of that shard
-    is changed. Raises `LockedError` where another process writes the store."""
+    Torch computes on as many threads as the store says that it was harvested on. Raises `StoreError` where the record is damaged,
+    or where what comes out is not what was committed; then nothing of that shard is changed. Raises `LockedError` where another
+    process writes the store."""
     path = Path(path)
     with artefact.full_disk_told(path), claim.claimed(path, None):
         damages = upkeep.verify(path)
@@ -52,7 +54,8 @@ def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | 
         work = path.with_name(path.name + ".repair.partial")
         shutil.rmtree(work, ignore_errors=True)
         try:
-            n_contexts = _repair(path, run, damaged, work, source, split, bos) if damaged else 0
+            with on_threads(run.facts.get("n_threads") or torch.get_num_threads()):
+                n_contexts = _repair(path, run, damaged, work, source, split, bos) if damaged else 0
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return Repaired(damaged, n_contexts, strays)
@@ -130,7 +133,7 @@ def _put_back(path: Path, run: Run, work: Path, name: str) -> None:
         other = [f"{key} {value}, now {now.get(key)}" for key, value in run.versions.items() if now.get(key) != value]
         raise StoreError(
             f"{path / name} cannot be repaired: what was made for it has sha256 {made}, committed was {expected}. Its "
-            f"transformer, tokens, versions, device ({run.device}) or number of threads are others than they were"
+            f"transformer, tokens, versions or device ({run.device}) are others than they were"
             f"{' (' + '; '.join(other) + ')' if other else ''}; harvest again"
         )
     (path / name).parent.mkdir(parents=True, exist_ok=True)

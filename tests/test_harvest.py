@@ -14,7 +14,7 @@ from sae.storage.activations import ActivationStore
 from sae.storage.share import Share
 from sae.storage.writer import StoreWriter
 from tests.support.stores import make_tokens
-from tests.support.toy_harvest import StoppedError, Stopping, bytes_of, small, toy_harvest
+from tests.support.toy_harvest import ByThreads, StoppedError, Stopping, bytes_of, small, threads, toy_harvest
 from tests.support.toy_source import ToySource
 
 
@@ -141,6 +141,31 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_the_same_bytes(tmp_path, toke
     run_harvest(tmp_path / "acts", tokens)
     assert bytes_of(tmp_path / "acts") == undisturbed
     assert not (tmp_path / "acts.partial").exists()
+
+
+class StoppingByThreads(ByThreads, Stopping):
+    pass
+
+
+@pytest.mark.parametrize("share", [None, Share(0, 1)])
+def test_it_goes_on_with_the_number_of_threads_that_it_was_begun_with(tmp_path, tokens, share):
+    with threads(1):
+        run_harvest(tmp_path / "whole", tokens, source=ByThreads())
+        with pytest.raises(StoppedError):
+            run_harvest(tmp_path / "acts", tokens, source=StoppingByThreads(3), share=share)
+    with threads(2):
+        for one in dict.fromkeys((share, None)):
+            store = run_harvest(tmp_path / "acts", tokens, source=ByThreads(), share=one)
+        assert torch.get_num_threads() == 2
+    assert store.run.facts["n_threads"] == 1
+    assert bytes_of(tmp_path / "acts") == bytes_of(tmp_path / "whole")
+
+
+def test_a_discarded_plan_says_nothing_of_threads(tmp_path, tokens):
+    with threads(1), pytest.raises(StoppedError):
+        run_harvest(tmp_path / "acts", tokens, source=Stopping(3))
+    with threads(2):
+        assert run_harvest(tmp_path / "acts", tokens, seed=1).run.facts["n_threads"] == 2
 
 
 def test_what_was_done_is_not_done_again(tmp_path, tokens):

@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from sae import artefact
@@ -16,7 +17,7 @@ from sae.repair import repair
 from sae.storage.activations import ActivationStore
 from sae.storage.upkeep import verify
 from tests.support.stores import make_tokens
-from tests.support.toy_harvest import StoppedError, Stopping, bytes_of, small, toy_harvest
+from tests.support.toy_harvest import ByThreads, StoppedError, Stopping, bytes_of, small, threads, toy_harvest
 from tests.support.toy_source import ToySource
 
 ZARR = "activations.zarr"
@@ -90,6 +91,18 @@ def test_swapped_shards_and_many_damages_at_once(made):
         flip(path / ZARR / f"origin/c/{shard}/0")
     assert len(verify(path)) == 9
     mend(tokens, path)
+    assert bytes_of(path) == undamaged
+
+
+def test_it_computes_on_as_many_threads_as_the_harvest_did(made, tmp_path):
+    tokens, path = made[0], tmp_path / "by_threads"
+    with threads(1):
+        toy_harvest(path, tokens, ByThreads())
+    undamaged = bytes_of(path)
+    flip(path / ZARR / "activations/c/3/0")
+    with threads(2):
+        mend(tokens, path, ByThreads())
+        assert torch.get_num_threads() == 2
     assert bytes_of(path) == undamaged
 
 
@@ -183,6 +196,7 @@ def test_info_of_a_store(made, command):
     assert lines["made from"].startswith("tokens (")
     assert lines["dropped"].startswith("0 rows")
     assert lines["code"] == "toy"
+    assert lines["device"] == f"cpu, on {torch.get_num_threads()} threads"
 
 
 @pytest.mark.parametrize("joined", [False, True])

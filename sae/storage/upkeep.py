@@ -70,7 +70,7 @@ def _whole(path: Path, run: Run) -> Iterator[tuple[str, str]]:
     yield "mean norm", f"{facts['mean_norm']:.5g}; mean square {facts['mean_square_norm']:.5g}, {_of_mean(facts)}"
     yield "contexts", f"{facts.get('n_contexts', 'unknown'):,}" if "n_contexts" in facts else "not recorded"
     yield "dropped", f"{facts['n_dropped']:,} rows that were not finite, replaced by others"
-    yield from _origin(run)
+    yield from _origin(run, facts.get("n_threads"))
     yield "files", f"{len(run.files):,} and {artefact.RUN_FILE}, whose sha256 is {artefact.digest(path)}"
     yield "lies in", str(path.resolve())
 
@@ -85,11 +85,11 @@ def _of_mean(facts: dict[str, Any]) -> str:
     return f"of the mean row {facts['square_norm_of_mean']:.5g}"
 
 
-def _origin(run: Run) -> Iterator[tuple[str, str]]:
+def _origin(run: Run, n_threads: int | None) -> Iterator[tuple[str, str]]:
     yield "seed", str(run.seed)
     yield "params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))
     yield "made from", ", ".join(f"{name} ({digest[:12]})" for name, digest in sorted(run.parents.items())) or "not recorded"
-    yield "device", run.device
+    yield "device", run.device + (f", on {n_threads} threads" if n_threads else "")
     yield "code", run.code
     yield "made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))
 
@@ -114,7 +114,7 @@ def _progress(partial: Path) -> Iterator[tuple[str, str]]:
     yield from _sizes(layout)
     size = sum((partial / name).stat().st_size for name in _files_below(partial))
     yield "on disk", _bytes(size)
-    yield from _origin(run)
+    yield from _origin(run, plan.get("n_threads"))
     yield "lies in", str(partial.resolve())
 
 

@@ -20,7 +20,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -41,13 +41,23 @@ class StoreWriter:
     `commit`.
 
     `run` says what is to be written and from what; with `keep` another plan's unfinished work is refused, otherwise discarded.
+    `n_threads` is what the rows are to be computed on, and becomes what the work that lies there was begun on.
     Raises `LockedError` where another process does the same share, or the whole.
     """
 
     def __init__(
-        self, target: Path, run: Run, layout: Layout, n_tasks: int, *, seed: int, share: Share | None = None, keep: bool = False
+        self,
+        target: Path,
+        run: Run,
+        layout: Layout,
+        n_tasks: int,
+        *,
+        seed: int,
+        n_threads: int = 1,
+        share: Share | None = None,
+        keep: bool = False,
     ):
-        self.target, self.run, self.layout, self.n_tasks = target, run, layout, n_tasks
+        self.target, self.run, self.layout, self.n_tasks, self.n_threads = target, run, layout, n_tasks, n_threads
         self.share, self._is_whole, self._keep = share or Share(), share is None, keep
         self.place = Permutation(layout.n_rows, seed)
         """Where row i of the harvest comes in the store."""
@@ -56,8 +66,7 @@ class StoreWriter:
         self._n_joined = min(n_tasks, max(1, int(SLICE_BYTES // bytes_of_slice)))
         """Pieces that are joined into one; 1: none are."""
         stated = {"run": dataclasses.asdict(run), "layout": vars(layout), "n_tasks": n_tasks, "schema": SCHEMA}
-        self._plan = json.dumps({**stated, "seed": seed, "n_joined": self._n_joined}, indent=1, sort_keys=True)
-        self._plan_digest = hashlib.sha256(self._plan.encode()).hexdigest()
+        self._stated = {**stated, "seed": seed, "n_joined": self._n_joined}
         self.is_committed = False
         """The store that was to be written stands: an earlier process was killed between its commit and its end, or, to a share,
         others have been faster."""
@@ -73,6 +82,14 @@ class StoreWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._held.close()
+
+    @property
+    def _plan(self) -> str:
+        return json.dumps({**self._stated, "n_threads": self.n_threads}, indent=1, sort_keys=True)
+
+    @property
+    def _plan_digest(self) -> str:
+        return hashlib.sha256(self._plan.encode()).hexdigest()
 
     def missing(self) -> list[int]:
         """Tasks of this process's share that have no piece."""
@@ -137,6 +154,7 @@ class StoreWriter:
             arrays.write_array(self._group(), "mean", mean, ("d_mlp",))
             stated = {
                 "store_schema": SCHEMA,
+                "n_threads": self.n_threads,
                 **vars(self.layout),
                 "mean_norm": of_all.norm / self.layout.n_rows,
                 "mean_square_norm": of_all.square / self.layout.n_rows,
@@ -167,8 +185,10 @@ class StoreWriter:
 
     def _begin(self) -> None:
         """Take up the work that lies there, or begin it."""
-        plan, record = self._plan, self.path / "plan.json"
+        record = self.path / "plan.json"
         found = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else None
+        self._take_threads(found)
+        plan = self._plan
         shutil.rmtree(artefact.aside(self.target), ignore_errors=True)
         swept = self.path.is_dir() and not any(self.path.iterdir())
         ended = found == plan and not self._store.exists()
@@ -191,6 +211,14 @@ class StoreWriter:
         if self._is_whole:  # beside other shares these may be at work
             for stray in self.path.rglob("*.partial"):
                 stray.unlink()
+
+    def _take_threads(self, found: str | None) -> None:
+        """Work that was begun on another number of threads is no other plan: it goes on with that number."""
+        own = self.n_threads
+        with suppress(ValueError, TypeError, KeyError):
+            self.n_threads = int(json.loads(found or "{}")["n_threads"])
+        if self._plan != found:
+            self.n_threads = own
 
     def _write(self, shard: int, pieces: list[Piece], group: arrays.Group) -> None:
         rows = self.layout.shard(shard)

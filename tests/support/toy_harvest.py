@@ -1,8 +1,10 @@
 """Harvests of a size that a test can hold, yet with several tasks, pieces, shards and chunks."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from sae import harvest as harvest_module
 from sae.harvest import HarvestConfig, harvest
@@ -45,6 +47,21 @@ class Stopping(ToySource):
             raise StoppedError
         self.n_left -= 1
         return super().activations(tokens)
+
+
+class ByThreads(ToySource):
+    """Its activations depend on the number of threads, as the last bits of a real one's may."""
+
+    def activations(self, tokens):
+        return super().activations(tokens) * torch.get_num_threads()
+
+
+@contextmanager
+def threads(n: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    yield
+    torch.set_num_threads(before)
 
 
 def bytes_of(path: Path) -> dict[str, bytes]:
