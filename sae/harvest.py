@@ -196,8 +196,7 @@ def harvested(source: ActivationSource, split: Split, plan: Plan, contexts: rang
     for start, batch in _batches(split, contexts, plan):
         tokens = to_tensor(batch.tokens, source.device)
         positions = plan.positions(start, *tokens.shape)
-        index = torch.from_numpy(positions).to(tokens.device)[..., None].expand(-1, -1, source.d_mlp)
-        taken = source.activations(tokens).gather(1, index).flatten(0, 1).float()
+        taken = source.activations_at(tokens, torch.from_numpy(positions).to(tokens.device)).flatten(0, 1).float()
         finite = (taken.abs().amax(1) <= plan.layout.most).cpu().numpy()  # False for NaN too
         origin = np.stack([np.repeat(np.arange(start, start + len(tokens)), plan.per_context), positions.ravel()], axis=1)
         if not finite.all() and plan.config.nonfinite == "stop":
