@@ -83,7 +83,7 @@ class StoreWriter:
         return len(self._absent())
 
     def put(self, task: int, records: np.ndarray, sums: Sums) -> None:
-        """The piece of a task: `records` of `layout.record`, their places by `place`."""
+        """The piece of a task: `records` of `layout.record`, in the order of their places, which `place` tells."""
         with artefact.full_disk_told(self.target):
             write_piece(self._piece(task), self.layout, self._plan_digest, records, sums)
 
@@ -110,7 +110,7 @@ class StoreWriter:
         return sorted(place for piece in self._pieces() for place in piece.sums.dropped)
 
     def put_spare(self, records: np.ndarray, sums: Sums) -> None:
-        """Rows for the places that `dropped` names."""
+        """Rows for the places that `dropped` names, in their order."""
         with artefact.full_disk_told(self.target):
             write_piece(self._spare, self.layout, self._plan_digest, records, sums)
 
