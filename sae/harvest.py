@@ -6,6 +6,7 @@ when. `storage.writer` keeps what is done.
 """
 
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ from sae.storage.writer import StoreWriter
 
 TASK_BYTES = 2**26
 """Of rows in one task, or so: what is held in memory (twice), and what a kill costs (twice too)."""
+PROBE_SECONDS = 0.5
+BYTES_PER_SECOND = 1e8
+"""At which rows become pieces, and those a store, on one core: 9 to 12 ms a MiB, half of it the codec's (docs/log.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +207,20 @@ def _fill_gaps(gaps: np.ndarray, source: ActivationSource, split: Split, plan: P
     )
 
 
+def seconds_needed(source: ActivationSource, split: Split, plan: Plan) -> float:
+    """Wall seconds, or so, that the whole harvest takes one process here: the first batches are timed for `PROBE_SECONDS`, the
+    very first, which faults memory in, only if there is no other. Raises `NumericsError` as the harvest would."""
+    clock = [time.perf_counter()]
+    for _ in harvested(source, split, plan, range(min(plan.n_contexts, plan.contexts_per_task))):
+        clock.append(time.perf_counter())
+        if clock[-1] - clock[0] > PROBE_SECONDS:
+            break
+    spent = np.diff(clock)
+    n_batches = -(-plan.n_contexts // plan.config.batch_contexts)
+    of_rows = plan.config.n_rows * plan.layout.record.itemsize / BYTES_PER_SECOND
+    return n_batches * float(np.median(spent[1:] if len(spent) > 1 else spent)) + of_rows
+
+
 def _as_records(layout: Layout, parts: Iterable[Harvested], places: np.ndarray) -> tuple[np.ndarray, Sums]:
     """The first rows of `parts`, as many as there are `places`, in the order of those; without the ones that are not finite.
 
@@ -216,7 +234,7 @@ def _as_records(layout: Layout, parts: Iterable[Harvested], places: np.ndarray) 
         values, origin, is_finite = (each[: len(places) - done] for each in part)
         into = rank[done : done + len(values)]
         records["values"][into], records["origin"][into], finite[into] = values, origin, is_finite
-        sums.append(Sums.of(from_disk(values, layout.dtype)[torch.from_numpy(is_finite)]))
+        sums.append(Sums.of(from_disk(values if is_finite.all() else values[is_finite], layout.dtype)))
         done += len(values)
     of_all = replace(Sums.join(sums), dropped=tuple(records["place"][~finite].tolist()))
     return (records if finite.all() else records[finite]), of_all

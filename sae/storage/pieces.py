@@ -78,6 +78,29 @@ def join_pieces(path: Path, layout: Layout, plan: str, parts: Sequence["Piece"])
     _write(path, plan, (records_of(parts, shard) for shard in range(layout.n_shards)), sums)
 
 
+def fields_of(pieces: Sequence["Piece"], shard: int, layout: Layout) -> dict[str, np.ndarray] | None:
+    """The fields of all records of a shard but their places, in the order of those; None where `pieces` do not make it up.
+
+    One piece after the other goes to where it belongs. Sorted as records they would be copied twice more, once by zarr, which
+    wants a field in one block. Raises `DamagedPieceError`."""
+    rows = layout.shard(shard)
+    n = rows.stop - rows.start
+    if sum(piece.n_in(shard) for piece in pieces) != n:
+        return None
+    buffer, there = np.empty(max(piece.n_in(shard) for piece in pieces), layout.record), np.zeros(n, bool)
+    found = {name: np.empty(n, buffer.dtype[name]) for name in ("origin", "values")}
+    for piece in pieces:
+        records = buffer[: piece.n_in(shard)]
+        piece.read(shard, records)
+        at = records["place"] - rows.start
+        if len(at) and not 0 <= at.min() <= at.max() < n:
+            return None
+        there[at] = True
+        for name, values in found.items():
+            values[at] = records[name]
+    return found if there.all() else None
+
+
 def records_of(pieces: Sequence["Piece"], shard: int) -> np.ndarray:
     """Those of a shard in all of `pieces`, by place. Raises `DamagedPieceError`."""
     ends = np.cumsum([piece.n_in(shard) for piece in pieces])
