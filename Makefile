@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward setup clean
+.PHONY: repro test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest setup clean
 
 repro: setup
 	dvc repro
@@ -59,6 +59,9 @@ bench-quality: setup
 
 bench-forward: setup
 	python -m benchmarks.harvest_forward --json build/bench/harvest_forward.json $(BENCH)
+
+bench-harvest: setup
+	python -m benchmarks.harvest_store --json build/bench/harvest_store.json $(BENCH)
 
 setup: $(VENV)/installed
 

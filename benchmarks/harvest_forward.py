@@ -12,7 +12,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +54,19 @@ class Mode(NamedTuple):
     cpu: int | None
     """The one that it is pinned to."""
     limits: Limits | None
+
+    def apply(self) -> None:
+        """To this process."""
+        torch.set_num_threads(self.threads)
+        os.sched_setaffinity(0, {self.cpu} if self.cpu is not None else set(range(os.cpu_count() or 1)))
+
+
+def modes(names: Sequence[str]) -> list[Mode]:
+    every = {
+        "wall": Mode("2 threads, wall", 2, None, Limits()),
+        "cpu": Mode("1 thread pinned, CPU", 1, (os.cpu_count() or 1) - 1, None),
+    }
+    return [every[name] for name in names]
 
 
 def shapes() -> dict[str, Shape]:
@@ -172,8 +185,7 @@ def timed(forward: Forward, tokens: Tensor, steps: int, limits: Limits | None) -
 
 def measure(mode: Mode, forwards: dict[str, Forward], tokens: Tensor, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Repeats and summary of each contestant in `mode`."""
-    torch.set_num_threads(mode.threads)
-    os.sched_setaffinity(0, {mode.cpu} if mode.cpu is not None else set(range(os.cpu_count() or 1)))
+    mode.apply()
     steps = {}
     for name, forward in forwards.items():
         timed(forward, tokens, 1, None)  # the first pass allocates and faults pages in
@@ -210,11 +222,6 @@ def render(mode: Mode, found: dict[str, dict[str, Any]], shape: Shape) -> str:
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Print the tables as they come; the record of all of it."""
-    last = max(os.sched_getaffinity(0))
-    every = {
-        "wall": Mode("2 threads, wall", 2, None, Limits()),
-        "cpu": Mode("1 thread pinned, CPU", 1, last, None),
-    }
     record: dict[str, Any] = {"torch": torch.__version__, **provenance(), "results": []}
     for name in given.shapes:
         shape = shapes()[name]
@@ -222,7 +229,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         forwards = contestants(source)
         differences = check_same(forwards, tokens)
         print(f"\n## {name}: {shape.fields}, {shape.n_contexts} contexts of {shape.length}\n")
-        for mode in (every[each] for each in given.modes):
+        for mode in modes(given.modes):
             found = measure(mode, forwards, tokens, given)
             found = {key: {**value, "difference": differences[key]} for key, value in found.items()}
             record["results"].append({"shape": name, "mode": mode.name, "contestants": found})

@@ -42,6 +42,16 @@ def status_kilobytes(field: str) -> int:
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
+def clocked(step: Callable[[], object], steps: int) -> dict[str, float]:
+    """Time `steps` calls. `others_s` is what else ran on the machine in the meantime, in CPU seconds."""
+    busy, cpu, wall = read_busy_seconds(), time.process_time(), time.perf_counter()
+    for _ in range(steps):
+        step()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    others = max(0.0, read_busy_seconds() - busy - cpu)
+    return {"steps": steps, "wall_s": wall, "cpu_s": cpu, "others_s": others}
+
+
 class Session:
     """The contestant, the rows it steps on, and the commands."""
 
@@ -57,14 +67,13 @@ class Session:
         self.resident_kb = status_kilobytes("VmRSS")
 
     def run(self, steps: int) -> dict[str, float]:
-        """Time `steps` steps. `others_s` is what else ran on the machine in the meantime, in CPU seconds."""
-        busy, cpu, wall = read_busy_seconds(), time.process_time(), time.perf_counter()
-        for _ in range(steps):
+        """Time `steps` steps."""
+
+        def step() -> None:
             self.stepper.step(self.batches[self.n_steps % len(self.batches)])
             self.n_steps += 1
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        others = max(0.0, read_busy_seconds() - busy - cpu)
-        return {"steps": steps, "wall_s": wall, "cpu_s": cpu, "others_s": others}
+
+        return clocked(step, steps)
 
     def check(self) -> dict[str, float]:
         """L0 and squared error on the first rows; peak memory of the steps so far, and how much of it came after loading, MB."""
@@ -81,7 +90,7 @@ class Session:
 def versions() -> dict[str, str]:
     """Of the packages that could be timed here; torch's threads as it counts them."""
     found = {"threads": str(torch.get_num_threads())}
-    for package in ("torch", "numba", "sae-lens", "dictionary-learning", "eai-sparsify"):
+    for package in ("torch", "numba", "transformer-lens", "sae-lens", "dictionary-learning", "eai-sparsify"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -89,20 +98,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def serve(answer: Callable[[Any], None]) -> None:
-    """Obey until stdin ends."""
-    session: Session | None = None
+def serve(answer: Callable[[Any], None], make: Callable[..., Any]) -> None:
+    """Obey until stdin ends. What `make` returns has `run` and `check`, as `Session` has."""
+    session: Any = None
     for line in sys.stdin:
         command = json.loads(line)
         verb = command.pop("do")
         if verb == "load":
-            session = Session(**command)
+            session = make(**command)
             answer(versions())
         elif session is not None:
             answer(session.run(**command) if verb == "run" else session.check())
 
 
-def main() -> None:
+def main(make: Callable[..., Any] = Session) -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -110,7 +119,7 @@ def main() -> None:
     def answer(reply: Any) -> None:
         print(json.dumps(reply), file=replies, flush=True)
 
-    serve(answer)
+    serve(answer, make)
 
 
 if __name__ == "__main__":

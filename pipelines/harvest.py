@@ -8,7 +8,7 @@ import argparse
 import functools
 
 from pipelines.common import Stage, run_stage
-from sae.harvest import HarvestConfig, Plan, harvest
+from sae.harvest import HarvestConfig, Plan, harvest, seconds_needed
 from sae.source.transformer import load_source
 from sae.storage.share import Share
 from sae.storage.tokens import TokenStore
@@ -24,6 +24,8 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
         f"harvest: {config.n_rows:,} rows of {source.d_mlp} from {plan.n_contexts:,} of {split.n_contexts:,} train contexts; "
         f"{plan.layout.n_bytes / 2**30:.2f} GiB before compression, {plan.peak_bytes / 2**30:.2f} GiB of disk at the peak"
     )
+    seconds = seconds_needed(source, split, plan) / (share.n if share else 1)
+    print(f"harvest: about {seconds / 60:.1f} min for all of it, by the speed of its first batches", flush=True)
     run = stage.run("activations", config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer))
     whole = harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
     if not whole:

@@ -6,9 +6,11 @@ when. `storage.writer` keeps what is done.
 """
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.chance import generator
+from sae.chance import subsets
 from sae.errors import ConfigError, CorpusError, DiskError, NumericsError
 from sae.progress import ProgressBar
 from sae.provenance import Run
@@ -28,7 +30,10 @@ from sae.storage.tokens import Contexts, Split, to_tensor
 from sae.storage.writer import StoreWriter
 
 TASK_BYTES = 2**26
-"""Of rows in one task, or so: what is held in memory (some three times), and what a kill costs."""
+"""Of rows in one task, or so: what is held in memory (twice), and what a kill costs (twice too)."""
+PROBE_SECONDS = 0.5
+BYTES_PER_SECOND = 1e8
+"""At which rows become pieces, and those a store, on one core: 9 to 12 ms a MiB, half of it the codec's (docs/log.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,17 @@ class Harvested(NamedTuple):
     """Whether the row is, bool [row]."""
 
 
+class Taken(NamedTuple):
+    """Rows of one forward pass, where they were computed."""
+
+    values: Tensor
+    """[row, d_mlp], in the store's type, on the source's device."""
+    origin: np.ndarray
+    """(context, position), uint32 [row, 2]."""
+    finite: np.ndarray
+    """Whether the row is, bool [row]."""
+
+
 class Plan:
     """Which positions of which contexts become rows, and which task takes which contexts. Refuses what the corpus cannot give."""
 
@@ -95,14 +111,16 @@ class Plan:
         first = task * self.contexts_per_task
         return range(first, min(first + self.contexts_per_task, self.n_contexts))
 
+    def rows(self, task: int) -> range:
+        """Of the harvest, which the writer permutes; the last context may give fewer than it has."""
+        contexts = self.contexts(task)
+        return range(contexts.start * self.per_context, min(contexts.stop * self.per_context, self.config.n_rows))
+
     def positions(self, start: int, n_contexts: int, context_length: int) -> np.ndarray:
         """[n_contexts, per_context] sorted positions; those of one context depend on the seed and its index alone."""
-        chosen = np.empty((n_contexts, self.per_context), np.int64)
         span = context_length - self.first_position
-        for i in range(n_contexts):
-            rng = generator(self.config.seed, "positions of a context", start + i)
-            chosen[i] = np.sort(rng.choice(span, self.per_context, replace=False)) + self.first_position
-        return chosen
+        chosen = subsets(self.config.seed, "positions of a context", start, n_contexts, self.per_context, span)
+        return chosen + self.first_position
 
     @property
     def peak_bytes(self) -> int:
@@ -147,9 +165,7 @@ def harvest(
             todo = writer.missing()
             if todo:
                 check_space(writer.path, plan.peak_bytes * len(todo) // plan.n_tasks)
-            with ProgressBar("harvest", sum(len(plan.contexts(task)) for task in todo) * plan.per_context) as bar:
-                for task in todo:
-                    bar.advance(_do_task(task, source, split, plan, writer))
+            _do_tasks(todo, source, split, plan, writer)
             if writer.n_waited_for():
                 return False
             try:
@@ -182,16 +198,23 @@ def on_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _do_task(task: int, source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> int:
-    contexts = plan.contexts(task)
-    first_row = contexts.start * plan.per_context
-    n_rows = min(contexts.stop * plan.per_context, plan.config.n_rows) - first_row
-    parts = list(harvested(source, split, plan, contexts))
-    rows = Harvested(*(np.concatenate(part)[:n_rows] for part in zip(*parts, strict=True)))
-    places = writer.place(np.arange(first_row, first_row + n_rows))
-    dropped = tuple(int(place) for place in np.sort(places[~rows.finite]))
-    writer.put(task, *_as_records(plan.layout, Harvested(*(part[rows.finite] for part in rows)), places[rows.finite], dropped))
-    return n_rows
+def _do_tasks(todo: Sequence[int], source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> None:
+    """Each task's rows are written while those of the next are computed: a disk is waited for only where it is slower. So the
+    rows of two tasks are held.
+    """
+    n_rows = sum(len(plan.rows(task)) for task in todo)
+    with ProgressBar("harvest", n_rows) as bar, ThreadPoolExecutor(1) as beside:
+        written: Future[None] | None = None
+        for task in todo:
+            rows = plan.rows(task)
+            places = writer.place(np.arange(rows.start, rows.stop))
+            records, sums = _as_records(plan.layout, harvested(source, split, plan, plan.contexts(task)), places)
+            if written is not None:
+                written.result()
+            written = beside.submit(writer.put, task, records, sums)
+            bar.advance(len(rows))
+        if written is not None:
+            written.result()
 
 
 def _fill_gaps(gaps: np.ndarray, source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> None:
@@ -201,8 +224,7 @@ def _fill_gaps(gaps: np.ndarray, source: ActivationSource, split: Split, plan: P
     for rows in harvested(source, split, plan, rest):
         found.append(Harvested(*(part[rows.finite] for part in rows)))
         if sum(len(one.values) for one in found) >= len(gaps):
-            spare = Harvested(*(np.concatenate(part)[: len(gaps)] for part in zip(*found, strict=True)))
-            writer.put_spare(*_as_records(plan.layout, spare, gaps, ()))
+            writer.put_spare(*_as_records(plan.layout, found, gaps))
             return
     raise CorpusError(
         f"{len(gaps)} of {plan.config.n_rows} rows were not finite and were dropped; the {len(rest)} contexts beyond those "
@@ -210,24 +232,58 @@ def _fill_gaps(gaps: np.ndarray, source: ActivationSource, split: Split, plan: P
     )
 
 
-def _as_records(layout: Layout, rows: Harvested, places: np.ndarray, dropped: tuple[int, ...]) -> tuple[np.ndarray, Sums]:
-    records = np.empty(len(rows.values), layout.record)
-    records["place"], records["origin"], records["values"] = places, rows.origin, rows.values
-    return records, Sums.of(from_disk(rows.values, layout.dtype).numpy(), dropped)
+def seconds_needed(source: ActivationSource, split: Split, plan: Plan) -> float:
+    """Wall seconds, or so, that the whole harvest takes one process here: the first batches are timed for `PROBE_SECONDS`, the
+    very first, which faults memory in, only if there is no other. Raises `NumericsError` as the harvest would."""
+    clock = [time.perf_counter()]
+    for _ in harvested(source, split, plan, range(min(plan.n_contexts, plan.contexts_per_task))):
+        clock.append(time.perf_counter())
+        if clock[-1] - clock[0] > PROBE_SECONDS:
+            break
+    spent = np.diff(clock)
+    n_batches = -(-plan.n_contexts // plan.config.batch_contexts)
+    of_rows = plan.config.n_rows * plan.layout.record.itemsize / BYTES_PER_SECOND
+    return n_batches * float(np.median(spent[1:] if len(spent) > 1 else spent)) + of_rows
+
+
+def _as_records(layout: Layout, parts: Iterable[Harvested], places: np.ndarray) -> tuple[np.ndarray, Sums]:
+    """The first rows of `parts`, as many as there are `places`, in the order of those; without the ones that are not finite.
+
+    Each batch goes straight to where its rows belong, while it is in the cache: joined first and sorted then, the rows of a task
+    are copied three times more."""
+    records, finite, sums, done = np.empty(len(places), layout.record), np.empty(len(places), bool), [], 0
+    rank = np.empty(len(places), np.int64)
+    rank[np.argsort(places)] = np.arange(len(places))
+    records["place"][rank] = places
+    for part in parts:
+        values, origin, is_finite = (each[: len(places) - done] for each in part)
+        into = rank[done : done + len(values)]
+        records["values"][into], records["origin"][into], finite[into] = values, origin, is_finite
+        sums.append(Sums.of(from_disk(values if is_finite.all() else values[is_finite], layout.dtype)))
+        done += len(values)
+    of_all = replace(Sums.join(sums), dropped=tuple(records["place"][~finite].tolist()))
+    return (records if finite.all() else records[finite]), of_all
+
+
+def take(source: ActivationSource, plan: Plan, start: int, batch: Contexts) -> Taken:
+    """The planned rows of `batch`, contexts from number `start` on, in one forward pass: all that decides a row's bits.
+
+    Raises `NumericsError` for one that is not finite in the store's type, unless such are dropped."""
+    tokens = to_tensor(batch.tokens, source.device)
+    positions = plan.positions(start, *tokens.shape)
+    exact = source.activations_at(tokens, torch.from_numpy(positions).to(tokens.device)).flatten(0, 1).float()
+    finite = (exact.abs().amax(1) <= plan.layout.most).cpu().numpy()  # False for NaN too
+    origin = np.stack([np.repeat(np.arange(start, start + len(tokens)), plan.per_context), positions.ravel()], axis=1)
+    if not finite.all() and plan.config.nonfinite == "stop":
+        _refuse(exact, origin, batch, plan)
+    return Taken(exact.to(getattr(torch, plan.layout.dtype)), origin.astype(np.uint32), finite)
 
 
 def harvested(source: ActivationSource, split: Split, plan: Plan, contexts: range) -> Iterator[Harvested]:
     """The planned rows of `contexts`, by batches. Raises `NumericsError` for one that is not finite, unless such are dropped."""
     for start, batch in _batches(split, contexts, plan):
-        tokens = to_tensor(batch.tokens, source.device)
-        positions = plan.positions(start, *tokens.shape)
-        index = torch.from_numpy(positions).to(tokens.device)[..., None].expand(-1, -1, source.d_mlp)
-        taken = source.activations(tokens).gather(1, index).flatten(0, 1).float()
-        finite = (taken.abs().amax(1) <= plan.layout.most).cpu().numpy()  # False for NaN too
-        origin = np.stack([np.repeat(np.arange(start, start + len(tokens)), plan.per_context), positions.ravel()], axis=1)
-        if not finite.all() and plan.config.nonfinite == "stop":
-            _refuse(taken, origin, batch, plan)
-        yield Harvested(to_disk(taken, plan.layout.dtype), origin.astype(np.uint32), finite)
+        rows = take(source, plan, start, batch)
+        yield Harvested(to_disk(rows.values, plan.layout.dtype), rows.origin, rows.finite)
 
 
 def _batches(split: Split, contexts: range, plan: Plan) -> Iterator[tuple[int, Contexts]]:

@@ -20,6 +20,9 @@ Tokens = Int[Tensor, "context position"]
 """Token ids, int64."""
 Activations = Float[Tensor, "context position d_mlp"]
 """The MLP's hidden activations, after the nonlinearity."""
+Positions = Int[Tensor, "context taken"]
+"""Of each context those that are taken, int64, in any order."""
+TakenActivations = Float[Tensor, "context taken d_mlp"]
 Logits = Float[Tensor, "context position vocab"]
 TokenLosses = Float[Tensor, "context predicted"]
 """Nats, one for each predicted token: entry [c, t] is -log p(token t+1 | tokens 0..t), so `predicted = position - 1`."""

@@ -121,6 +121,18 @@ def test_too_little_space_is_refused_before_work(tmp_path, tokens, monkeypatch):
         run_harvest(tmp_path / "acts", tokens, source=Unused())
 
 
+def test_the_time_that_it_takes_is_that_of_its_batches_and_of_its_rows(tokens, monkeypatch):
+    """40 contexts in 6 batches of 7: the first took 9 s, the second 2, then it is enough. 200 rows of 48 bytes, 96 a second."""
+    clock = iter([0.0, 9.0, 11.0])
+    monkeypatch.setattr(harvest_module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(harvest_module, "PROBE_SECONDS", 10.0)
+    monkeypatch.setattr(harvest_module, "TASK_BYTES", 2**20)
+    monkeypatch.setattr(harvest_module, "BYTES_PER_SECOND", 96.0)
+    config = HarvestConfig(n_rows=200, positions_per_context=5, batch_contexts=7)
+    plan = Plan(config, tokens.split("train"), tokens.bos, 16)
+    assert harvest_module.seconds_needed(ToySource(), tokens.split("train"), plan) == 6 * 2 + 100
+
+
 @pytest.fixture
 def undisturbed(tmp_path, tokens):
     run_harvest(tmp_path / "whole", tokens)

@@ -7,7 +7,9 @@ a CPU with avx512_bf16); the residual stream, norms, softmax and losses stay flo
 development, batches of 16 contexts of 128, d_model 128, d_mlp 512, vocabulary 4096, forward and backward, tokens a CPU second:
 transformer_lens's pass 11,000, this in float32 14,000, in bfloat16 23,000.
 
-The harvest takes the same pass up to its site (`at`, by way of `fast_site.py`), and computes nothing after it.
+The harvest takes the same pass up to its site (`at`, by way of `fast_site.py`), and computes nothing after it, nor, in the
+site's own layer, anything but keys and values at positions that it does not take. With 32 of 128 taken it takes half the
+time of a pass to all positions.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -19,10 +21,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae.shapes import Tokens
+from sae.shapes import Positions, Tokens
+from sae.source.site import at_positions
 from sae.source.transformer_config import Precision
 
 Stream = Float[Tensor, "context position d_model"]
+Taken = Float[Tensor, "context taken d_model"]
 Place = Literal["resid_pre", "attn_out", "resid_mid", "pre", "pre_norm", "post", "mlp_out", "resid_post"]
 """Where in a layer, in the order in which they are computed; `pre_norm` is there for `solu_ln` alone."""
 
@@ -70,9 +74,13 @@ class FastForward:
         """The residual stream after the final norm."""
         return self._norm(self._through(tokens, self.shape.n_layers), "ln_out")
 
-    def at(self, tokens: Tokens, layer: int, place: Place) -> Float[Tensor, "context position width"]:
-        """What the layer `layer` computes at `place`, and nothing beyond it. Raises `KeyError` where it has no such place."""
-        for found, x in self._layer(self._through(tokens, layer), layer):
+    def at(
+        self, tokens: Tokens, layer: int, place: Place, positions: Positions | None = None
+    ) -> Float[Tensor, "context taken width"]:
+        """What the layer `layer` computes at `place`, at `positions` (all where None), and nothing beyond it.
+
+        Raises `KeyError` where it has no such place, `IndexError` for a position that the contexts do not have."""
+        for found, x in self._layer(self._through(tokens, layer), layer, positions):
             if found == place:
                 return x
         raise KeyError(place)
@@ -91,11 +99,13 @@ class FastForward:
                 x = after
         return x
 
-    def _layer(self, x: Stream, layer: int) -> Iterator[tuple[Place, Tensor]]:
-        """Every place in turn, and what is there. To ask for the next may overwrite the last."""
-        name = f"layers.{layer}"
+    def _layer(self, x: Stream, layer: int, positions: Positions | None = None) -> Iterator[tuple[Place, Tensor]]:
+        """Every place in turn, and what is there at `positions`. To ask for the next may overwrite the last."""
+        name, everywhere = f"layers.{layer}", x
+        if positions is not None:
+            x = at_positions(x, positions)
         yield "resid_pre", x
-        attended = self._attention(self._norm(x, f"{name}.ln1"), f"{name}.attn")
+        attended = self._attention(self._norm(everywhere, f"{name}.ln1"), f"{name}.attn", positions)
         yield "attn_out", attended
         x = x + attended
         yield "resid_mid", x
@@ -114,10 +124,15 @@ class FastForward:
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).to(self.dtype)
 
-    def _attention(self, x: Stream, name: str) -> Stream:
-        mixed = self._linear(x, f"{name}.q", f"{name}.k", f"{name}.v").to(x.dtype)
-        q, k, v = (part.unflatten(-1, (self.shape.n_heads, -1)).transpose(1, 2) for part in mixed.chunk(3, dim=-1))
-        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    def _attention(self, x: Stream, name: str, positions: Positions | None) -> Taken:
+        if positions is None:
+            parts, seen = self._linear(x, f"{name}.q", f"{name}.k", f"{name}.v").chunk(3, dim=-1), None
+        else:
+            q = self._linear(at_positions(x, positions), f"{name}.q")
+            parts = (q, *self._linear(x, f"{name}.k", f"{name}.v").chunk(2, dim=-1))
+            seen = (torch.arange(x.shape[1], device=x.device) <= positions[..., None])[:, None]
+        q, k, v = (part.to(x.dtype).unflatten(-1, (self.shape.n_heads, -1)).transpose(1, 2) for part in parts)
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
         return self._linear(heads.transpose(1, 2).flatten(2), f"{name}.o")
 
     def _mlp(self, x: Stream, name: str) -> Generator[tuple[Place, Tensor], None, Stream]:

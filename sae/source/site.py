@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from sae.shapes import Activations, Directions, Logits, LogitWeights, TokenLosses, Tokens
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
 
 Replace = Callable[[Activations], Activations]
 """Takes the clean activations at the site, returns those that the rest of the forward pass shall see."""
@@ -26,6 +30,12 @@ class ActivationSource(Protocol):
         """MLP activations at every position; the forward pass stops at the site."""
         ...
 
+    def activations_at(self, tokens: Tokens, positions: Positions) -> TakenActivations:
+        """Those at `positions` alone, on `device`, counted from 0: `at_positions(self.activations(tokens), positions)`, for
+        less work where the source can. The bits of a row may depend on the shapes of both tensors, on nothing else of them but
+        its own context and position."""
+        ...
+
     def logits(self, tokens: Tokens, replace: Replace | None = None) -> Logits:
         """Next-token logits, with the site's activations replaced where `replace` is given."""
         ...
@@ -45,3 +55,10 @@ class ActivationSource(Protocol):
         (Towards Monosemanticity, "Feature downstream effects"). Each row is shifted so that its median is 0.
         """
         ...
+
+
+def at_positions(x: Float[Tensor, "context position width"], positions: Positions) -> Float[Tensor, "context taken width"]:
+    """What `x` has there, in a tensor of its own. Raises `IndexError` for a position that it does not have.
+
+    By an index of contexts: a quarter of the time of `gather`, which wants an index for every number."""
+    return x[torch.arange(len(x), device=x.device)[:, None], positions]

@@ -26,11 +26,11 @@ from sae import artefact
 from sae.chance import generator
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
-from sae.shapes import Activations, Directions, Logits, LogitWeights, TokenLosses, Tokens
+from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
 from sae.source.fast_forward import FastForward
 from sae.source.fast_site import fast_site, shape_of, weights_of
 from sae.source.hub import snapshot
-from sae.source.site import Replace
+from sae.source.site import Replace, at_positions
 from sae.source.transformer_config import TransformerConfig
 from sae.tensors import save_tensors
 
@@ -87,6 +87,10 @@ class TransformerSource:
         """The protocol's, by the fast path of `fast_site.py` where there is one for this transformer and site."""
         found = None if self._fast is None else self._fast(tokens)
         return self._stopped_at(self.site.hook, tokens) if found is None else found
+
+    def activations_at(self, tokens: Tokens, positions: Positions) -> TakenActivations:
+        found = None if self._fast is None else self._fast(tokens, positions)
+        return at_positions(self._stopped_at(self.site.hook, tokens), positions) if found is None else found
 
     @torch.no_grad()
     def logits(self, tokens: Tokens, replace: Replace | None = None) -> Logits:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sae.chance import generator
+from sae.chance import generator, mixed
 
 N_ROUNDS = 8
 
@@ -11,7 +11,7 @@ class Permutation:
     """A permutation of 0 ... n − 1 that depends on `seed` alone.
 
     A Feistel network of `N_ROUNDS` rounds on the least number of bits that holds n, each round's function a 64-bit mixer
-    (the finaliser of SplitMix64: Steele, Lea and Flood 2014) with a key of its own; numbers beyond n are sent through again until
+    (`chance.mixed`) with a key of its own; numbers beyond n are sent through again until
     they fall below it ("cycle walking": Black and Rogaway 2002), fewer than two rounds on average.
     """
 
@@ -43,13 +43,7 @@ class Permutation:
         left, right = value >> np.uint64(n_right), value & np.uint64(2**n_right - 1)
         for i in range(N_ROUNDS)[:: -1 if back else 1]:
             if i % 2:
-                right ^= _mix(left + self._keys[i]) & np.uint64(2**n_right - 1)
+                right ^= mixed(left + self._keys[i]) & np.uint64(2**n_right - 1)
             else:
-                left ^= _mix(right + self._keys[i]) & np.uint64(2**n_left - 1)
+                left ^= mixed(right + self._keys[i]) & np.uint64(2**n_left - 1)
         return (left << np.uint64(n_right)) | right
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))

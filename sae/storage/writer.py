@@ -32,7 +32,7 @@ from sae.provenance import Run, sha256_file
 from sae.storage import arrays, claim
 from sae.storage.layout import FIELDS, SCHEMA, ZARR, Layout, create_arrays, shard_files
 from sae.storage.permutation import Permutation
-from sae.storage.pieces import SLICE_BYTES, Piece, Sums, join_pieces, records_of, write_piece
+from sae.storage.pieces import SLICE_BYTES, Piece, Sums, fields_of, join_pieces, write_piece
 from sae.storage.share import Share
 
 
@@ -100,7 +100,7 @@ class StoreWriter:
         return len(self._absent())
 
     def put(self, task: int, records: np.ndarray, sums: Sums) -> None:
-        """The piece of a task: `records` of `layout.record`, their places by `place`."""
+        """The piece of a task: `records` of `layout.record`, in the order of their places, which `place` tells."""
         with artefact.full_disk_told(self.target):
             write_piece(self._piece(task), self.layout, self._plan_digest, records, sums)
 
@@ -127,7 +127,7 @@ class StoreWriter:
         return sorted(place for piece in self._pieces() for place in piece.sums.dropped)
 
     def put_spare(self, records: np.ndarray, sums: Sums) -> None:
-        """Rows for the places that `dropped` names."""
+        """Rows for the places that `dropped` names, in their order."""
         with artefact.full_disk_told(self.target):
             write_piece(self._spare, self.layout, self._plan_digest, records, sums)
 
@@ -222,13 +222,13 @@ class StoreWriter:
 
     def _write(self, shard: int, pieces: list[Piece], group: arrays.Group) -> None:
         rows = self.layout.shard(shard)
-        records = records_of(pieces, shard)
-        if not np.array_equal(records["place"], np.arange(rows.start, rows.stop)):
+        fields = fields_of(pieces, shard, self.layout)
+        if fields is None:
             raise StoreError(f"the pieces in {self.path} do not make up shard {shard}; remove {self.path} and harvest again")
         digests = {}
         for (name, field), file in zip(FIELDS, shard_files(shard), strict=True):
             (self._store / file).unlink(missing_ok=True)  # zarr would read what is there, damaged as it may be
-            arrays.get_array(group, name)[rows] = records[field]
+            arrays.get_array(group, name)[rows] = fields[field]
             artefact.sync(self._store / file)
             digests[file] = sha256_file(self._store / file)
         artefact.write_text(self._record(shard), json.dumps({"plan": self._plan_digest, "files": digests}, indent=1))

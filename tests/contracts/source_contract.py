@@ -52,6 +52,17 @@ class SourceContract:
     def test_activations_are_those_of_the_forward_pass(self, source: ActivationSource, tokens: Tensor) -> None:
         torch.testing.assert_close(source.activations(tokens), self.plain_activations(source, tokens), atol=1e-5, rtol=1e-5)
 
+    def test_activations_at_some_positions_are_those(self, source: ActivationSource, tokens: Tensor) -> None:
+        last = source.context_length - 1
+        positions = torch.tensor([[0, 3, 5, last], [last, 2, 2, 1], [4, 0, last, 7]])
+        found = source.activations_at(tokens, positions)
+        assert found.dtype == torch.float32
+        assert not found.requires_grad
+        expected = torch.stack([self.plain_activations(source, tokens[i : i + 1])[0, positions[i]] for i in range(len(tokens))])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        with pytest.raises(IndexError):
+            source.activations_at(tokens, positions + 1)
+
     def test_replace_is_given_the_activations(self, source: ActivationSource, tokens: Tensor) -> None:
         seen = []
         source.logits(tokens, replace=lambda acts: seen.append(acts) or acts)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sae.errors import SaeError
 from sae.storage.layout import Layout
-from sae.storage.pieces import DamagedPieceError, Piece
+from sae.storage.pieces import DamagedPieceError, Piece, records_of
 from tests.support.toy_harvest import bytes_of
 
 FAILED = 99
@@ -85,7 +85,7 @@ class Watch:
             plan = hashlib.sha256((self.partial / "plan.json").read_bytes()).hexdigest()
             piece = Piece(path, self._layout, plan)
             for shard in range(self._layout.n_shards):
-                piece.records(shard)
+                records_of([piece], shard)
         except DamagedPieceError as error:
             raise Lost(f"half of a piece stands: {error}") from None
 

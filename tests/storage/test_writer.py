@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sae.errors import LockedError, StoreError
 from sae.storage.activations import ActivationStore
+from sae.storage.layout import Layout
 from sae.storage.permutation import Permutation
+from sae.storage.pieces import Piece, Sums, fields_of, write_piece
 from sae.storage.share import Share
 from sae.storage.writer import StoreWriter
 from tests.support.stores import make_tokens
@@ -40,6 +43,30 @@ def test_a_permutation_can_be_turned_round(n):
     place = Permutation(n, seed=3)
     np.testing.assert_array_equal(np.sort(place(np.arange(n))), np.arange(n))
     np.testing.assert_array_equal(place.inverse(place(np.arange(n))), np.arange(n))
+
+
+@pytest.mark.parametrize(
+    ("places", "whole"),
+    [
+        ([[1, 3, 4], [0, 2, 5]], True),
+        ([[], [0, 1, 2, 3, 4, 5]], True),
+        ([[1, 3], [0, 2, 5]], False),
+        ([[1, 3, 5], [0, 2, 5]], False),
+    ],
+)
+def test_pieces_make_up_a_shard_or_do_not(tmp_path, places, whole):
+    layout = Layout(6, 3, chunk_rows=6, chunks_per_shard=1)
+    pieces = []
+    for i, mine in enumerate(places):
+        records = np.zeros(len(mine), layout.record)
+        records["place"], records["origin"][:, 1], records["values"][:, 0] = mine, mine, mine
+        write_piece(tmp_path / str(i), layout, "plan", records, Sums.of(torch.zeros(len(mine), 3)))
+        pieces.append(Piece(tmp_path / str(i), layout, "plan"))
+    found = fields_of(pieces, 0, layout)
+    assert (found is not None) == whole
+    if found is not None:
+        np.testing.assert_array_equal(found["origin"], [[0, i] for i in range(6)])
+        np.testing.assert_array_equal(found["values"], [[i, 0, 0] for i in range(6)])
 
 
 def test_who_is_killed_while_sweeping_has_nothing_left_to_do(tmp_path, tokens, undisturbed, monkeypatch):

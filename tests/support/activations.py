@@ -14,9 +14,10 @@ def write_store(path, values, origin, *, seed=0, run=None, n_tasks=3, **sizes):
     layout = Layout(len(values), values.shape[1], values.dtype.name, **sizes)
     with StoreWriter(path, run or Run(kind="activations"), layout, n_tasks, seed=seed) as writer:
         for task, index in enumerate(np.array_split(np.arange(len(values)), n_tasks)):
+            index = index[np.argsort(writer.place(index))]
             records = np.empty(len(index), layout.record)
             records["place"], records["origin"], records["values"] = writer.place(index), origin[index], values[index]
-            writer.put(task, records, Sums.of(from_disk(values[index], layout.dtype).numpy()))
+            writer.put(task, records, Sums.of(from_disk(values[index], layout.dtype)))
         assert writer.join() == 0
         writer.shuffle()
         writer.commit({})

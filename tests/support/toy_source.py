@@ -2,8 +2,8 @@
 
 import torch
 
-from sae.shapes import Activations, Directions, Logits, LogitWeights, TokenLosses, Tokens
-from sae.source.site import Replace
+from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
+from sae.source.site import Replace, at_positions
 
 
 class ToySource:
@@ -23,6 +23,9 @@ class ToySource:
 
     def activations(self, tokens: Tokens) -> Activations:
         return torch.relu(self.W_E[tokens] @ self.W_in)
+
+    def activations_at(self, tokens: Tokens, positions: Positions) -> TakenActivations:
+        return at_positions(self.activations(tokens), positions)
 
     def _residual(self, tokens: Tokens, replace: Replace | None) -> torch.Tensor:
         acts = self.activations(tokens)
