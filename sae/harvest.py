@@ -45,7 +45,7 @@ class HarvestConfig:
     """Contexts in one forward pass."""
     dtype: Stored = "float16"
     """Of the store."""
-    codec: Codec = "zstd"
+    codec: Codec = "none"
     """Of the store's chunks: none, zstd or lz4; what each costs, and why this is the default, stands in docs/store.md."""
     nonfinite: Literal["stop", "drop"] = "stop"
     """What a row with NaN, infinity, or a number too large for `dtype` does: stop the harvest, or be left out, counted, and

@@ -76,8 +76,8 @@ class ActivationStore:
         the order of its chunks, and the rows within `CHUNKS_MIXED` chunks. What an epoch leaves over begins the next one.
 
         `threads` (by default as many as there are cores, 4 at most) read ahead. In memory there are at most
-        2 `CHUNKS_MIXED` chunks as stored, and (threads + 2) batches besides those that the caller holds; with codecs other than
-        none and zstd, and on object storage, two more chunks a thread. `pin`: page-locked, for copies to a GPU; by default
+        2 `CHUNKS_MIXED` chunks as stored, and (threads + 2) batches besides those that the caller holds; on object storage,
+        two more chunks a thread. `pin`: page-locked, for copies to a GPU; by default
         where this process uses one by the time of the first batch. Raises `ConfigError` for more rows than the store has.
         """
         made = prefetch.batches(self._plan(n_rows, seed, threads=threads, pin=pin), count(start))

@@ -20,7 +20,7 @@ Codec = Literal["none", "zstd", "lz4"]
 CODECS: dict[Codec, tuple[Any, ...]] = {
     "none": (Crc32cCodec(),),
     "zstd": (ZstdCodec(level=1, checksum=True),),
-    "lz4": (BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle"), Crc32cCodec()),
+    "lz4": (BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"), Crc32cCodec()),
 }
 """What a chunk goes through, last a checksum. Costs and sizes: docs/store.md."""
 

@@ -17,7 +17,7 @@ from sae.provenance import Run
 from sae.storage import arrays
 from sae.storage.buffers import Buffers
 from sae.storage.layout import FIELDS, ZARR, Layout, shard_files
-from sae.storage.mapped import ADVICE, MAPPED_CODECS, MappedChunks
+from sae.storage.mapped import ADVICE, MappedChunks
 
 CHECKSUMS = "chunk_crc32c"
 """Fact of the record: for each array with shards, the checksums of its chunks, eight hexadecimal digits each."""
@@ -59,10 +59,8 @@ class CheckedChunks:
         self._mapped = self._past_zarr(layout.codec)
 
     def _past_zarr(self, codec: str) -> MappedChunks | None:
-        """A faster way to the same bytes, where there is one: of a local store in a codec that needs no library of zarr's."""
-        if codec not in MAPPED_CODECS or not self._folder.is_dir():
-            return None
-        return MappedChunks(self._folder, codec, self.n_bytes, self._per_shard)
+        """A faster way to the same bytes, where the store is a local one."""
+        return MappedChunks(self._folder, codec, self.n_bytes, self._per_shard) if self._folder.is_dir() else None
 
     def __call__(self, chunk: int, buffers: Buffers | None = None) -> np.ndarray:
         """The rows of a chunk, contiguous, not to be written to. Raises `StoreError` where they are not what was committed.

@@ -31,7 +31,7 @@ class Layout:
     """A power of two, chosen by `CHUNK_BYTES` where 0."""
     chunks_per_shard: int = 0
     """`CHUNKS_PER_SHARD` where 0."""
-    codec: arrays.Codec = "zstd"
+    codec: arrays.Codec = "none"
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Stored):

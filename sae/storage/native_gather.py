@@ -48,26 +48,13 @@ def _ask_for(typing, address):
 
 @intrinsic
 @no_type_check
-def half_by_instruction(typing, bits):
+def _half(typing, bits):
     """The float32 that the bits of a float16 stand for."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
 
     return types.float32(types.uint16), generate
-
-
-@numba.njit(**COMPILED)
-@no_type_check
-def half_by_bits(bits):
-    """The same where the processor has no instruction for it, to which LLVM's way is a function that is not there."""
-    magnitude = np.uint32(bits & np.uint16(0x7FFF))
-    sign = np.uint32(bits & np.uint16(0x8000)) << np.uint32(16)
-    if magnitude < np.uint32(0x400):  # below the normal numbers: so many times 2**-24
-        return (np.float32(magnitude) * np.float32(2.0**-24)).view(np.uint32) | sign
-    if magnitude >= np.uint32(0x7C00):
-        return (magnitude << np.uint32(13)) | np.uint32(0x7F800000) | sign
-    return ((magnitude << np.uint32(13)) + np.uint32(112 << 23)) | sign
 
 
 HAS_INSTRUCTION = platform.machine() in ("aarch64", "arm64") or bool(binding.get_host_cpu_features().get("f16c"))
@@ -89,18 +76,25 @@ def _gather_float16(addresses, out):
         _ask_for_row(addresses, i + AHEAD, 2 * width)
         row = numba.carray(_pointer(addresses[i]), (width,), np.uint16)
         for d in range(width):
-            out[i, d] = half_by_instruction(row[d])
+            out[i, d] = _half(row[d])
 
 
 @numba.njit(**COMPILED)
 @no_type_check
-def _gather_float16_by_bits(addresses, out):
-    """`out` is float32 seen as uint32."""
+def _gather_float16_by_bits(addresses, out, bits):
+    """Where the processor has no instruction for it: LLVM would call a function that is not there. `bits` is `out` as uint32."""
     width = out.shape[1]
     for i in range(len(addresses)):
         row = numba.carray(_pointer(addresses[i]), (width,), np.uint16)
         for d in range(width):
-            out[i, d] = half_by_bits(row[d])
+            magnitude = np.uint32(row[d] & np.uint16(0x7FFF))
+            if magnitude < np.uint32(0x400):  # below the normal numbers: so many times 2**-24
+                out[i, d] = np.float32(magnitude) * np.float32(2.0**-24)
+            elif magnitude < np.uint32(0x7C00):
+                bits[i, d] = (magnitude << np.uint32(13)) + np.uint32(112 << 23)
+            else:
+                bits[i, d] = (magnitude << np.uint32(13)) | np.uint32(0x7F800000)
+            bits[i, d] |= np.uint32(row[d] & np.uint16(0x8000)) << np.uint32(16)
 
 
 @numba.njit(**COMPILED)
@@ -146,7 +140,7 @@ def gather(chunks: Sequence[np.ndarray], first_rows: np.ndarray, rows: np.ndarra
     if dtype == "float16" and HAS_INSTRUCTION:
         _gather_float16(addresses, out)
     elif dtype == "float16":
-        _gather_float16_by_bits(addresses, out.view(np.uint32))
+        _gather_float16_by_bits(addresses, out, out.view(np.uint32))
     elif dtype == "bfloat16":
         _gather_bfloat16(addresses, out.view(np.uint32))
     else:

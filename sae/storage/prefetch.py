@@ -15,6 +15,7 @@ from sys import is_finalizing
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sae.shapes import Rows
 from sae.storage.buffers import Buffers
@@ -68,7 +69,7 @@ def batches(plan: Plan, wanted: Iterator[int]) -> Generator[Rows, None, None]:
 def _batches(plan: Plan, wanted: Iterator[int], pool: ThreadPoolExecutor) -> Iterator[Rows]:
     wanted, again = tee(wanted)
     window, outputs = _Window(plan, pool, _blocks(plan, again)), _outputs(plan)
-    coming: deque[tuple[Rows, list[Future[None]]]] = deque()
+    coming: deque[tuple[Tensor, list[Future[None]]]] = deque()
     for batch in wanted:
         parts = plan.parts(batch)
         rows, filled, gathering = outputs(sum(part.stop - part.start for part in parts)), 0, []
@@ -84,7 +85,7 @@ def _batches(plan: Plan, wanted: Iterator[int], pool: ThreadPoolExecutor) -> Ite
         yield _finished(coming)
 
 
-def _finished(coming: deque[tuple[Rows, list[Future[None]]]]) -> Rows:
+def _finished(coming: deque[tuple[Tensor, list[Future[None]]]]) -> Tensor:
     rows, gathering = coming.popleft()
     for each in gathering:
         each.result()
@@ -101,7 +102,7 @@ def _blocks(plan: Plan, wanted: Iterator[int]) -> Iterator[Block]:
             last = part.block
 
 
-def _outputs(plan: Plan) -> Callable[[int], Rows]:
+def _outputs(plan: Plan) -> Callable[[int], Tensor]:
     """Makes the tensors for so many rows. torch takes page-locked memory again by itself."""
     if plan.pin or (plan.pin is None and torch.cuda.is_initialized()):
         return lambda n_rows: torch.empty(n_rows, plan.d_mlp, pin_memory=True)
@@ -141,7 +142,8 @@ class _Window:
         """Queue what fills `out`, after all that it needs."""
         assert self._now is not None
         if part.block != self._now.block:
-            wait(self._now.gathering)  # its memory is needed for the one after the next
+            wait(self._now.gathering)
+            self._now.loaded.clear()  # now, not when a thread lets go of its last task: the next but one wants the memory
             self._now, self._next = self._next, self._begin()
             assert self._now is not None
         now = self._now
