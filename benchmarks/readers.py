@@ -1,6 +1,6 @@
 """One way to read stored rows in its own interpreter, commanded like `benchmarks.worker`: batches of float32 for training.
 
-`memmap` goes through a flat file from its beginning to its end, each batch a new tensor; `memmap_one` writes them all into one tensor;
+`memmap` goes through a flat file from beginning to end, each batch a new tensor; `memmap_one` writes all into one tensor;
 `ours` goes through a store in shuffled batches, `saelens` through a cache of SAELens' by its ActivationsStore. The last needs
 the peers' environment, `ours` the project's.
 """

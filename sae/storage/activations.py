@@ -75,10 +75,10 @@ class ActivationStore:
         Every row comes once an epoch, in another order each epoch: the store is shuffled as it lies; each epoch also permutes
         the order of its chunks, and the rows within `CHUNKS_MIXED` chunks. What an epoch leaves over begins the next one.
 
-        `threads` (by default as many as there are cores, 4 at most) read ahead. In memory there are at most
-        2 `CHUNKS_MIXED` chunks as stored, and (threads + 2) batches besides those that the caller holds; on object storage,
-        two more chunks a thread. `pin`: page-locked, for copies to a GPU; by default
-        where this process uses one by the time of the first batch. Raises `ConfigError` for more rows than the store has.
+        `threads` (by default as many as there are cores, 4 at most) read ahead. In memory there are at most 2 `CHUNKS_MIXED`
+        chunks before compression, and (threads + 2) batches besides those that the caller holds; on object storage, two more
+        chunks a thread. `pin`: page-locked, for copies to a GPU; by default where this process uses one by the time of the first
+        batch. Raises `ConfigError` for more rows than the store has.
         """
         made = prefetch.batches(self._plan(n_rows, seed, threads=threads, pin=pin), count(start))
         return Batches(made, n_rows=n_rows, seed=seed, start=start)
