@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest setup clean
+.PHONY: repro test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
 
 repro: setup
 	dvc repro
@@ -62,6 +62,12 @@ bench-forward: setup
 
 bench-harvest: setup
 	python -m benchmarks.harvest_store --json build/bench/harvest_store.json $(BENCH)
+
+# The codecs are tried on the pipeline's own rows: after `make repro`.
+bench-store: setup
+	python -m benchmarks.store read --json build/bench/store-read.json $(BENCH)
+	python -m benchmarks.store codecs --json build/bench/store-codecs.json $(BENCH)
+	python -m benchmarks.store memory --json build/bench/store-memory.json $(BENCH)
 
 setup: $(VENV)/installed
 

@@ -23,6 +23,7 @@ from sae.errors import ConfigError, CorpusError, DiskError, NumericsError
 from sae.progress import ProgressBar
 from sae.provenance import Run
 from sae.source.site import ActivationSource
+from sae.storage.arrays import Codec
 from sae.storage.layout import Layout, Stored, from_disk, to_disk
 from sae.storage.pieces import DamagedPieceError, Sums
 from sae.storage.share import Share
@@ -50,6 +51,8 @@ class HarvestConfig:
     """Contexts in one forward pass."""
     dtype: Stored = "float16"
     """Of the store."""
+    codec: Codec = "none"
+    """Of the store's chunks: none, zstd or lz4; what each costs, and why this is the default, stands in docs/store.md."""
     nonfinite: Literal["stop", "drop"] = "stop"
     """What a row with NaN, infinity, or a number too large for `dtype` does: stop the harvest, or be left out, counted, and
     replaced by one of a later context."""
@@ -87,7 +90,7 @@ class Plan:
     """Which positions of which contexts become rows, and which task takes which contexts. Refuses what the corpus cannot give."""
 
     def __init__(self, config: HarvestConfig, split: Split, bos: int | None, d_mlp: int):
-        self.config, self.layout = config, Layout(config.n_rows, d_mlp, config.dtype)
+        self.config, self.layout = config, Layout(config.n_rows, d_mlp, config.dtype, codec=config.codec)
         self.first_position = 1 if (config.skip_bos and bos is not None) else 0
         n_positions = split.context_length - self.first_position
         self.per_context = config.positions_per_context

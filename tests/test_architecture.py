@@ -26,8 +26,15 @@ DOORS = {
     "datasets": {"sae.source.corpus_hub"},
     "transformer_lens": {"sae.source.transformer"},
     "triton": {"sae.kernels.triton_door"},
-    "numba": {"sae.kernels.instructions", "sae.kernels.native_bytes", "sae.kernels.native_rows", "sae.kernels.native_features"},
-    "llvmlite": {"sae.kernels.instructions"},
+    "numba": {
+        "sae.kernels.instructions",
+        "sae.kernels.native_bytes",
+        "sae.kernels.native_rows",
+        "sae.kernels.native_features",
+        "sae.storage.native_gather",
+    },
+    "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},
+    "numcodecs": {"sae.storage.mapped"},
     "scipy": {"sae.toys.recovery"},
     "wandb": {"sae.training.mirror"},
 }

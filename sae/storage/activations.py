@@ -4,23 +4,29 @@ On disk, under `activations.zarr`: `activations` [row, d_mlp], `origin` [row, 2]
 DVC tracks the store by its `run.json` alone, which holds the digest of every other file: hashing terabytes would take hours.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Generator, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from sae import artefact
-from sae.chance import generator
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
-from sae.storage import arrays
-from sae.storage.checked import CheckedShards, check_small
+from sae.storage import arrays, prefetch
+from sae.storage.checked import CheckedChunks, check_small
+from sae.storage.dataset import RowsDataset
 from sae.storage.layout import FIELDS, Stored, from_disk, layout_of
+from sae.storage.order import Order
 
 CHUNKS_MIXED = 16
-"""Chunks that are read, joined and permuted together when batches are drawn: 128 MiB."""
+"""Chunks whose rows are mixed when batches are drawn: 128 MiB."""
+MOST_THREADS = 4
+"""That read ahead, unless more are asked for."""
 
 
 class ActivationStore:
@@ -29,33 +35,29 @@ class ActivationStore:
     def __init__(self, path: Path, run: Run, group: arrays.Group):
         self.path, self.run = path, run
         self.layout = layout_of(path, run)
-        self._rows = arrays.get_array(group, "activations")
-        self._origin = arrays.get_array(group, "origin")
-        self.n_rows, self.d_mlp = self._rows.shape
+        rows, origin = (arrays.get_array(group, name) for name, _ in FIELDS)
+        self.n_rows, self.d_mlp = rows.shape
         self.dtype: Stored = self.layout.dtype
         """Of the numbers on disk; bfloat16 lies in uint16."""
-        self.chunk_rows: int = self._rows.chunks[0]
+        self.chunk_rows: int = rows.chunks[0]
         stated = run.facts.get("n_rows")
-        if self.n_rows != stated or self._origin.shape[0] != self.n_rows:
+        if self.n_rows != stated or origin.shape[0] != self.n_rows:
             raise StoreError(f"{path} holds {self.n_rows} rows where its record says {stated}; harvest again")
-        self._checked_rows, self._checked_origin = (CheckedShards(path, run, name, self.layout) for name, _ in FIELDS)
+        self._rows, self._origin = (
+            CheckedChunks(path, run, name, self.layout, array) for (name, _), array in zip(FIELDS, (rows, origin), strict=True)
+        )
 
     def __len__(self) -> int:
         return self.n_rows
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Rows as they lie on disk, but bfloat16 as float32."""
-        values = self._read(rows)
+        values = self._rows.read(rows)
         return from_disk(values, self.dtype).numpy() if self.dtype == "bfloat16" else values
 
     def origin(self, rows: slice = slice(None)) -> RowOrigins:
         """(context, position) of the rows, indices into the train split of the token store."""
-        self._checked_origin.check(rows)
-        return arrays.read(self._origin, rows)
-
-    def _read(self, rows: slice) -> np.ndarray:
-        self._checked_rows.check(rows)
-        return arrays.read(self._rows, rows)
+        return self._origin.read(rows)
 
     @property
     def mean_square_norm(self) -> float:
@@ -65,47 +67,45 @@ class ActivationStore:
             raise StoreError(f"the record of {self.path} says nothing of its mean square norm ({value!r}); harvest again")
         return value
 
-    def batches(self, n_rows: int, *, seed: int = 0, start: int = 0) -> Iterator[Rows]:
+    def batches(
+        self, n_rows: int, *, seed: int = 0, start: int = 0, threads: int | None = None, pin: bool | None = None
+    ) -> "Batches":
         """Endless float32 batches of exactly `n_rows`, from batch `start` on; batch k depends on `seed` and k alone.
 
         Every row comes once an epoch, in another order each epoch: the store is shuffled as it lies; each epoch also permutes
-        the order of its chunks, and the rows within `CHUNKS_MIXED` chunks. What an epoch leaves over begins the next one. One
-        thread reads ahead.
+        the order of its chunks, and the rows within `CHUNKS_MIXED` chunks. What an epoch leaves over begins the next one.
+
+        `threads` (by default as many as there are cores, 4 at most) read ahead. In memory there are at most 2 `CHUNKS_MIXED`
+        chunks before compression, and (threads + 2) batches besides those that the caller holds; on object storage, two more
+        chunks a thread. `pin`: page-locked, for copies to a GPU; by default where this process uses one by the time of the first
+        batch. Raises `ConfigError` for more rows than the store has.
         """
-        if n_rows > self.n_rows:
+        made = prefetch.batches(self._plan(n_rows, seed, threads=threads, pin=pin), count(start))
+        return Batches(made, n_rows=n_rows, seed=seed, start=start)
+
+    def dataset(self, n_rows: int, **options: Any) -> Dataset[Rows]:
+        """The same batches for torch's DataLoader, over its workers and several ranks; `RowsDataset` tells the options."""
+        return RowsDataset(self._plan(n_rows, options.pop("seed", 0), threads=options.pop("threads", None)), **options)
+
+    def _plan(self, n_rows: int, seed: int, *, threads: int | None = None, pin: bool | None = None) -> prefetch.Plan:
+        if not 1 <= n_rows <= self.n_rows:
             raise ConfigError(
                 f"batches of {n_rows} rows from a store of {self.n_rows}; harvest more rows or take smaller batches"
             )
-        epoch, skipped = divmod(start * n_rows, self.n_rows)
-        left = np.empty((0, self.d_mlp), dtype=self._rows.dtype)
-        for block in _read_ahead(self._blocks(seed, epoch, skipped)):
-            block = np.concatenate([left, block])
-            n_whole = len(block) // n_rows * n_rows
-            for first in range(0, n_whole, n_rows):
-                yield from_disk(block[first : first + n_rows], self.dtype)
-            left = block[n_whole:]
-
-    def _blocks(self, seed: int, epoch: int, skipped: int) -> Iterator[np.ndarray]:
-        """Mixed blocks from row `skipped` of `epoch` on; blocks that lie wholly before it are not read."""
-        step = self.chunk_rows
-        n_chunks = -(-self.n_rows // step)
-        while True:
-            order = generator(seed, "order of chunks", epoch).permutation(n_chunks)
-            for start in range(0, n_chunks, CHUNKS_MIXED):
-                chunks = [slice(i * step, min((i + 1) * step, self.n_rows)) for i in order[start : start + CHUNKS_MIXED]]
-                size = sum(chunk.stop - chunk.start for chunk in chunks)
-                if skipped >= size:
-                    skipped -= size
-                    continue
-                block = np.concatenate([self._read(chunk) for chunk in chunks])
-                yield block[generator(seed, "order of rows", epoch, start).permutation(size)[skipped:]]
-                skipped = 0
-            epoch += 1
+        return prefetch.Plan(
+            order=Order(self.n_rows, self.chunk_rows, CHUNKS_MIXED, seed),
+            n_rows=n_rows,
+            d_mlp=self.d_mlp,
+            dtype=self.dtype,
+            chunks=self._rows,
+            threads=threads or min(MOST_THREADS, len(os.sched_getaffinity(0))),
+            pin=pin,
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> "ActivationStore":
         """Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
-        large, each is compared with its digest before it is first read)."""
+        large, each chunk is compared with its checksum whenever it is read)."""
         path = Path(path)
         run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
         check_small(
@@ -114,10 +114,21 @@ class ActivationStore:
         return cls(path, run, arrays.open_group(path / "activations.zarr", run))
 
 
-def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(next, blocks)
-        while True:
-            block = coming.result()
-            coming = reader.submit(next, blocks)
-            yield block
+class Batches(Iterator[Rows]):
+    """What `ActivationStore.batches` gives. Its threads end when it is closed or forgotten."""
+
+    def __init__(self, made: Generator[Rows, None, None], *, n_rows: int, seed: int, start: int):
+        self._made, self._n_rows, self._seed, self._next = made, n_rows, seed, start
+
+    def __next__(self) -> Rows:
+        batch = next(self._made)
+        self._next += 1
+        return batch
+
+    def state(self) -> dict[str, int]:
+        """Where it is: `store.batches(**state)` goes on with the batch that would have come next."""
+        return {"n_rows": self._n_rows, "seed": self._seed, "start": self._next}
+
+    def close(self) -> None:
+        """End its threads; there are no more batches."""
+        self._made.close()

@@ -5,16 +5,24 @@ zarr reads a missing chunk as its fill value. Two things keep that from happenin
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from sae.errors import StoreError
 from sae.provenance import Run
 
 zarr.config.set({"array.write_empty_chunks": True})
+
+Codec = Literal["none", "zstd", "lz4"]
+CODECS: dict[Codec, tuple[Any, ...]] = {
+    "none": (Crc32cCodec(),),
+    "zstd": (ZstdCodec(level=1, checksum=True),),
+    "lz4": (BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"), Crc32cCodec()),
+}
+"""What a chunk goes through, last a checksum. Costs and sizes: docs/store.md."""
 
 Array = zarr.Array
 """For signatures of the files that may not import zarr."""
@@ -35,9 +43,10 @@ def create_array(
     *,
     chunk_rows: int,
     shard_rows: int | None = None,
+    codec: Codec = "zstd",
     attributes: dict[str, Any] | None = None,
 ) -> zarr.Array:
-    """A new array, chunked (and sharded) along its first axis only; zstd level 1 with a checksum in every chunk.
+    """A new array, chunked (and sharded) along its first axis only, a checksum in every chunk.
 
     What is missing reads as NaN, in whole numbers as the greatest one: not as zeros, to any reader that does not look for it."""
     rest = shape[1:]
@@ -50,7 +59,7 @@ def create_array(
         chunks=(chunk_rows, *rest),
         shards=None if shard_rows is None else (shard_rows, *rest),
         dtype=np.dtype(dtype),
-        compressors=ZstdCodec(level=1, checksum=True),
+        compressors=CODECS[codec],
         dimension_names=axes,
         fill_value=np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max,
         attributes=attributes or {},

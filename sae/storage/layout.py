@@ -11,8 +11,8 @@ from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.storage import arrays
 
-SCHEMA = 2
-"""Of the store's format (docs/store.md); 1 had zeros as fill values."""
+SCHEMA = 3
+"""Of the store's format (docs/store.md); 1 had zeros as fill values, 2 no checksums of chunks in its record."""
 Stored = Literal["float16", "bfloat16", "float32"]
 """bfloat16 is stored as its bits in uint16, since zarr has no such type; the array's attribute `dtype` says so."""
 CHUNK_BYTES, CHUNKS_PER_SHARD = 2**23, 16
@@ -22,7 +22,7 @@ FEWEST_ROWS = 64
 
 @dataclass(frozen=True)
 class Layout:
-    """Of one store. Raises `ConfigError` for an unknown type."""
+    """Of one store. Raises `ConfigError` for an unknown type or codec."""
 
     n_rows: int
     d_mlp: int
@@ -31,10 +31,13 @@ class Layout:
     """A power of two, chosen by `CHUNK_BYTES` where 0."""
     chunks_per_shard: int = 0
     """`CHUNKS_PER_SHARD` where 0."""
+    codec: arrays.Codec = "none"
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Stored):
             raise ConfigError(f"'dtype' = {self.dtype!r}: must be one of {', '.join(get_args(Stored))}")
+        if self.codec not in arrays.CODECS:
+            raise ConfigError(f"'codec' = {self.codec!r}: must be one of {', '.join(arrays.CODECS)}")
         if self.chunk_rows == 0:
             fitting = max(FEWEST_ROWS, CHUNK_BYTES // (self.d_mlp * self.on_disk.itemsize))
             object.__setattr__(self, "chunk_rows", 2 ** (fitting.bit_length() - 1))
@@ -99,7 +102,7 @@ def shard_files(shard: int) -> list[str]:
 def create_arrays(path: Path, layout: Layout) -> arrays.Group:
     """A new group at `path` with the arrays that have shards, empty."""
     group = arrays.create_group(path, {"site_axes": "row d_mlp", "store_schema": SCHEMA})
-    sizes: dict[str, Any] = {"chunk_rows": layout.chunk_rows, "shard_rows": layout.shard_rows}
+    sizes: dict[str, Any] = {"chunk_rows": layout.chunk_rows, "shard_rows": layout.shard_rows, "codec": layout.codec}
     shape, attributes = (layout.n_rows, layout.d_mlp), {"dtype": layout.dtype}
     arrays.create_array(group, "activations", shape, layout.on_disk, ("row", "d_mlp"), attributes=attributes, **sizes)
     arrays.create_array(group, "origin", (layout.n_rows, 2), np.uint32, ("row", "origin"), **sizes)

@@ -77,7 +77,8 @@ def _whole(path: Path, run: Run) -> Iterator[tuple[str, str]]:
 
 def _sizes(layout: Layout) -> Iterator[tuple[str, str]]:
     yield "rows", f"{layout.n_rows:,} of {layout.d_mlp:,} numbers, {layout.dtype} ({_bytes(layout.n_bytes)} before compression)"
-    yield "chunks", f"of {layout.chunk_rows:,} rows, {_bytes(layout.chunk_rows * layout.d_mlp * layout.on_disk.itemsize)}"
+    size = _bytes(layout.chunk_rows * layout.d_mlp * layout.on_disk.itemsize)
+    yield "chunks", f"of {layout.chunk_rows:,} rows, {size}, codec {layout.codec}"
     yield "shards", f"{layout.n_shards:,} of {layout.chunks_per_shard} chunks, {layout.shard_rows:,} rows"
 
 

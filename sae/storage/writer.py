@@ -30,6 +30,7 @@ from sae import artefact
 from sae.errors import StoreError
 from sae.provenance import Run, sha256_file
 from sae.storage import arrays, claim
+from sae.storage.checked import CHECKSUMS, checksums
 from sae.storage.layout import FIELDS, SCHEMA, ZARR, Layout, create_arrays, shard_files
 from sae.storage.permutation import Permutation
 from sae.storage.pieces import SLICE_BYTES, Piece, Sums, fields_of, join_pieces, write_piece
@@ -161,6 +162,7 @@ class StoreWriter:
                 "square_norm_of_mean": float(np.square(mean).sum()),
                 "n_dropped": len(of_all.dropped),
                 "mean": mean.tolist(),
+                CHECKSUMS: self._checksums(),
             }
             run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files())
             artefact.put_in_place(self._store, self.target, run)
@@ -225,26 +227,38 @@ class StoreWriter:
         fields = fields_of(pieces, shard, self.layout)
         if fields is None:
             raise StoreError(f"the pieces in {self.path} do not make up shard {shard}; remove {self.path} and harvest again")
-        digests = {}
+        digests, chunks = {}, {}
         for (name, field), file in zip(FIELDS, shard_files(shard), strict=True):
             (self._store / file).unlink(missing_ok=True)  # zarr would read what is there, damaged as it may be
-            arrays.get_array(group, name)[rows] = fields[field]
+            array = arrays.get_array(group, name)
+            array[rows] = fields[field]
             artefact.sync(self._store / file)
             digests[file] = sha256_file(self._store / file)
-        artefact.write_text(self._record(shard), json.dumps({"plan": self._plan_digest, "files": digests}, indent=1))
+            chunks[name] = checksums(fields[field], array.chunks[0])
+        artefact.write_text(self._record(shard), self._stated(digests, chunks))
+
+    def _stated(self, digests: dict[str, str], chunks: dict[str, str]) -> str:
+        """The text of a shard's record, with a digest of itself."""
+        stated = {"plan": self._plan_digest, "files": digests, "chunks": chunks}
+        return json.dumps({**stated, "sha256": hashlib.sha256(json.dumps(stated).encode()).hexdigest()}, indent=1)
 
     def _is_written(self, shard: int) -> bool:
         """Whether a shard is there, with the digests that it was written with; a record that is wrong is removed."""
         record = self._record(shard)
         try:
-            stated = json.loads(record.read_text(encoding="utf-8"))
+            text = record.read_text(encoding="utf-8")
             digests = {name: sha256_file(self._store / name) for name in shard_files(shard)}
-            whole = stated == {"plan": self._plan_digest, "files": digests}
-        except (FileNotFoundError, ValueError):
+            whole = text == self._stated(digests, json.loads(text)["chunks"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
             record.unlink(missing_ok=True)
         return whole
+
+    def _checksums(self) -> dict[str, str]:
+        """Of the chunks of all shards, by array."""
+        shards = [json.loads(self._record(shard).read_text(encoding="utf-8")) for shard in range(self.layout.n_shards)]
+        return {name: "".join(shard["chunks"][name] for shard in shards) for name, _ in FIELDS}
 
     def _files(self) -> dict[str, str]:
         """Digests of all files of the store; what does not belong to it (of someone killed) is removed."""

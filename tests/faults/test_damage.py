@@ -11,7 +11,7 @@ import pytest
 
 from sae.errors import DiskError, StoreError
 from sae.storage.activations import ActivationStore
-from sae.storage.checked import CheckedShards
+from sae.storage.checked import CheckedChunks
 from sae.storage.upkeep import verify
 from tests.faults.errors import Disk, install
 from tests.faults.lives import FAILED, life
@@ -21,9 +21,14 @@ LONG = pytest.mark.slow
 ZARR = "activations.zarr"
 
 
+@pytest.fixture(params=["none", "zstd", pytest.param("lz4", marks=LONG)])
+def codec(request):
+    return request.param
+
+
 @pytest.fixture
-def whole(subject):
-    assert life(subject.harvest) == 0
+def whole(subject, codec):
+    assert life(lambda: subject.harvest(codec=codec)) == 0
     return subject.target
 
 
@@ -97,8 +102,9 @@ def test_shards_cut_empty_missing_swapped_and_duplicated(whole, rows):
 
 
 @pytest.mark.parametrize("ways", ["pieces"])
-def test_the_harness_catches_a_reader_without_digests(whole, rows, monkeypatch):
-    monkeypatch.setattr(CheckedShards, "check", lambda self, rows: None)
+@pytest.mark.parametrize("codec", ["zstd"])
+def test_the_harness_catches_a_reader_without_checksums(whole, rows, monkeypatch):
+    monkeypatch.setattr(CheckedChunks, "_is_whole", lambda self, chunk, values: True)
     silent = [what for what in damages(whole) if noticed(whole, rows) == "SILENT"]
     assert sum("swapped" in what for what in silent) > 8
 

@@ -175,7 +175,7 @@ def test_shards_that_changed_places_are_noticed_on_reading(tmp_path, tokens, nam
     b.write_bytes(first)
     store = ActivationStore.open(tmp_path / "acts")
     assert store[:32].shape == (32, 16)
-    with pytest.raises(StoreError, match=f"{name}/c/1/0 is damaged: sha256"):
+    with pytest.raises(StoreError, match=f"{name}/c/1/0 is damaged .chunk 0: its checksum"):
         _ = (store[0:64], store.origin())
 
 

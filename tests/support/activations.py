@@ -11,7 +11,7 @@ from sae.storage.writer import StoreWriter
 
 def write_store(path, values, origin, *, seed=0, run=None, n_tasks=3, **sizes):
     """`values` [row, d_mlp], in a type that a store has, as a committed store."""
-    layout = Layout(len(values), values.shape[1], values.dtype.name, **sizes)
+    layout = Layout(len(values), values.shape[1], **{"dtype": values.dtype.name, **sizes})
     with StoreWriter(path, run or Run(kind="activations"), layout, n_tasks, seed=seed) as writer:
         for task, index in enumerate(np.array_split(np.arange(len(values)), n_tasks)):
             index = index[np.argsort(writer.place(index))]
