@@ -66,6 +66,17 @@ class Harvested(NamedTuple):
     """Whether the row is, bool [row]."""
 
 
+class Taken(NamedTuple):
+    """Rows of one forward pass, where they were computed."""
+
+    values: Tensor
+    """[row, d_mlp], of the store's type, on the source's device."""
+    origin: np.ndarray
+    """(context, position), uint32 [row, 2]."""
+    finite: np.ndarray
+    """Whether the row is, bool [row]."""
+
+
 class Plan:
     """Which positions of which contexts become rows, and which task takes which contexts. Refuses what the corpus cannot give."""
 
@@ -191,18 +202,26 @@ def _as_records(layout: Layout, rows: Harvested, places: np.ndarray, dropped: tu
     return records, Sums.of(from_disk(rows.values, layout.dtype).numpy(), dropped)
 
 
+def take(source: ActivationSource, plan: Plan, start: int, batch: Contexts) -> Taken:
+    """The planned rows of `batch`, contexts from number `start` on, in one forward pass.
+
+    Raises `NumericsError` for one that is not finite in the store's type, unless such are dropped."""
+    tokens = to_tensor(batch.tokens, source.device)
+    positions = plan.positions(start, *tokens.shape)
+    index = torch.from_numpy(positions).to(tokens.device)[..., None].expand(-1, -1, source.d_mlp)
+    taken = source.activations(tokens).gather(1, index).flatten(0, 1).float()
+    finite = (taken.abs().amax(1) <= plan.layout.most).cpu().numpy()  # False for NaN too
+    origin = np.stack([np.repeat(np.arange(start, start + len(tokens)), plan.per_context), positions.ravel()], axis=1)
+    if not finite.all() and plan.config.nonfinite == "stop":
+        _refuse(taken, origin, batch, plan)
+    return Taken(taken.to(getattr(torch, plan.layout.dtype)), origin.astype(np.uint32), finite)
+
+
 def harvested(source: ActivationSource, split: Split, plan: Plan, contexts: range) -> Iterator[Harvested]:
     """The planned rows of `contexts`, by batches. Raises `NumericsError` for one that is not finite, unless such are dropped."""
     for start, batch in _batches(split, contexts, plan):
-        tokens = to_tensor(batch.tokens, source.device)
-        positions = plan.positions(start, *tokens.shape)
-        index = torch.from_numpy(positions).to(tokens.device)[..., None].expand(-1, -1, source.d_mlp)
-        taken = source.activations(tokens).gather(1, index).flatten(0, 1).float()
-        finite = (taken.abs().amax(1) <= plan.layout.most).cpu().numpy()  # False for NaN too
-        origin = np.stack([np.repeat(np.arange(start, start + len(tokens)), plan.per_context), positions.ravel()], axis=1)
-        if not finite.all() and plan.config.nonfinite == "stop":
-            _refuse(taken, origin, batch, plan)
-        yield Harvested(to_disk(taken, plan.layout.dtype), origin.astype(np.uint32), finite)
+        rows = take(source, plan, start, batch)
+        yield Harvested(to_disk(rows.values, plan.layout.dtype), rows.origin, rows.finite)
 
 
 def _batches(split: Split, contexts: range, plan: Plan) -> Iterator[tuple[int, Contexts]]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -91,8 +91,11 @@ class Feed:
         return next(self._batches)
 
     def first(self) -> Rows:
-        """Batch 0, wherever the feed is; read once, as a store reads many rows to give the first."""
-        if self._first is None:
+        """Batch 0, wherever the feed is; read once, as a source may read (or make) many rows to give the first."""
+        if self._first is None and self.position == 0:
+            self._first = next(self._batches)
+            self._batches = chain([self._first], self._batches)
+        elif self._first is None:
             self._first = next(self.source.batches(self.batch_size, seed=self.seed, start=0))
         return self._first
 

@@ -10,6 +10,7 @@ import torch
 from sae.errors import ConfigError
 from sae.training.data import SCALE_BATCHES, Feed, IteratorFeed, RowSource, TensorRows, mean_square
 from tests.storage.test_activations import make_store, small_chunks
+from tests.support.live import numbered_live_rows
 from tests.support.toy_training import toy_rows
 
 __all__ = ["small_chunks"]  # a fixture of that module's, for all tests here: stores of several chunks and shards
@@ -20,11 +21,13 @@ def numbered(n_rows, d_mlp=4):
     return torch.arange(float(n_rows))[:, None].repeat(1, d_mlp)
 
 
-@pytest.fixture(params=["tensor", "store"])
+@pytest.fixture(params=["tensor", "store", "live"])
 def make_source(request, tmp_path):
     """Makes a source of n numbered rows."""
 
     def make(n_rows):
+        if request.param == "live":
+            return numbered_live_rows(tmp_path / "tokens", n_rows)
         return TensorRows(numbered(n_rows)) if request.param == "tensor" else make_store(tmp_path / "store", n_rows)
 
     return make
