@@ -82,6 +82,11 @@ class LiveRows:
         return self.source.d_mlp
 
     @property
+    def identity(self) -> dict[str, object]:
+        """What decides the rows and their order, but for transformer and tokens, which a first batch tells."""
+        return {**vars(self.config), "buffer_rows": self.buffer_rows, "n_contexts": self.plan.n_contexts}
+
+    @property
     def n_dropped(self) -> int:
         """Rows, of those made so far, that were not finite and were left out (`nonfinite: drop`). In the place of each stands
         another row of the same forward pass, a second time: so a batch can be made without making all before it."""

@@ -21,7 +21,8 @@ SCALE_BATCHES = 8
 class RowSource(Protocol):
     """Rows of activations in a reproducible order: an `ActivationStore`, `TensorRows`, `sae.toys.synthetic`'s rows.
 
-    One that knows the mean over its rows of ‖x‖² says so as `mean_square_norm`; else the first batches stand for all."""
+    One that knows the mean over its rows of ‖x‖² says so as `mean_square_norm`; else the first batches stand for all. One whose
+    rows or order may change and leave the first batch as it was says in `identity` (JSON) what decides them, for checkpoints."""
 
     @property
     def d_mlp(self) -> int: ...

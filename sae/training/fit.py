@@ -118,6 +118,7 @@ def fit(
         feed = make_feed(rows, batch_size, data_seed)
         if checkpoints is not None:
             identity = {"configs": [dataclasses.asdict(config) for config in configs], "rows": fingerprint(feed.first())}
+            identity |= {"feed": rows.identity} if hasattr(rows, "identity") else {}
             saved = Checkpoints(checkpoints, {**identity, "data": data})
             stack.enter_context(saved.locked())
             start = saved.latest(discard_foreign=discard_foreign)

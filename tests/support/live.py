@@ -17,8 +17,8 @@ N_VOCAB = 20_000
 class Prefixes(ToySource):
     """Activations depend on all tokens up to the position's own: with so many tokens no two rows of a test are equal."""
 
-    def __init__(self):
-        super().__init__(N_VOCAB)
+    def __init__(self, seed=0):
+        super().__init__(N_VOCAB, seed=seed)
 
     def activations(self, tokens):
         return (self.W_E[tokens].cumsum(1) @ self.W_in).abs()
