@@ -69,7 +69,7 @@ def train_stage(
             failure, trained = error, error.trained
     whole = {name: one for name, one in zip(configs, trained, strict=True) if one is not None}
     for name, one in whole.items():
-        commit(stage, name, configs[name], one, targets[name], len(rows))
+        commit(stage, name, configs[name], one, targets[name])
     if isinstance(rows, LiveRows) and rows.n_dropped:
         print(f"{label}: {rows.n_dropped} of the rows made by this process were not finite, and were left out")
     if failure is not None:
@@ -106,13 +106,10 @@ def rows_told(rows: ActivationStore | LiveRows) -> str:
     )
 
 
-def commit(stage: Stage, name: str, config: TrainConfig, trained: Trained, target: Path, n_rows: int) -> None:
+def commit(stage: Stage, name: str, config: TrainConfig, trained: Trained, target: Path) -> None:
     """Write one dictionary with its history."""
     assert trained.dictionary.run is not None, "fit sets it"
-    assert config.n_steps is not None, "sized"
-    assert config.batch_size is not None, "sized"
-    facts = {**trained.dictionary.run.facts, "epochs": config.n_steps * config.batch_size / n_rows}
-    run = stage.run("dictionary", config, id=name, parents=(stage.activations,), **facts)
+    run = stage.run("dictionary", config, id=name, parents=(stage.activations,), **trained.dictionary.run.facts)
     with artefact.writing(target, run) as draft:
         write_dictionary(trained.dictionary, draft.path)
         lines = "".join(json.dumps(row) + "\n" for row in trained.history)

@@ -79,16 +79,16 @@ def test_rows_of_a_context_meet_as_seldom_as_stated():
     """Counted over the batches of an epoch, and near its ends at most twice as often. Of a batch's n (n - 1) / 2 pairs an ideal
     shuffle of all N rows puts (P - 1) / (N - 1) in one context; here, of two rows of one block, (P - 1) / (R - 1) times the
     chance (R / W - 1) / (R - 1) that they are of one group of R rows, dealt out to W blocks: about as in a shuffle of W R."""
-    per_context, n, n_groups, r, w = 8, 512, 128, 512, 49
+    per_context, n, n_groups, r, w = 8, 256, 128, 512, 49
     mixing = Mixing(n_groups * r, 128, 16_384)
     assert (mixing.group_units * 128, 2 * mixing.reach + 1, mixing.n_groups) == (r, w, n_groups)
     rows = np.concatenate(blocks_of(mixing, 0, 0))
-    counted = np.array([pairs(part, per_context) for part in np.split(rows, n_groups)])
+    counted = np.array([pairs(part, per_context) for part in np.split(rows, len(rows) // n)])
     expected = n * (n - 1) / 2 * (per_context - 1) / (r - 1) * (r / w - 1) / (r - 1)
-    inner = counted[24:-24]
+    inner = counted[48:-48]
     assert inner.mean() == pytest.approx(expected, abs=4 * np.sqrt(expected / len(inner)))
-    assert counted[:24].mean() < 2 * expected
-    assert counted[-24:].mean() < 2 * expected
+    assert counted[:48].mean() < 2 * expected
+    assert counted[-48:].mean() < 2 * expected
 
 
 def test_a_buffer_of_all_rows_is_an_ideal_shuffle():

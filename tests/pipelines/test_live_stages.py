@@ -18,7 +18,7 @@ from sae.training.fit import fit
 from tests.support.live import HARVEST, N_VOCAB, Prefixes, live_rows
 from tests.support.stores import make_tokens
 
-TRAIN = {"n_features": 24, "batch_size": 40, "n_steps": 30, "log_every": 10, "l1": 3.0}
+TRAIN = {"n_features": 24, "batch_size": 40, "n_steps": 30, "log_every": 10, "l1": 3.0, "resample_inputs": 80}
 
 
 def params(**changes):

@@ -104,6 +104,12 @@ def test_order_is_the_same_in_another_process():
     assert told.stdout.strip() == str(ids([next(TensorRows(numbered(50)).batches(50, seed=2, start=7))])[0])
 
 
+def test_looking_at_the_first_batch_takes_none_away():
+    feed, batches = Feed(TensorRows(numbered(90)), 10, 0), TensorRows(numbered(90)).batches(10, seed=0)
+    expected = ids(islice(batches, 3))
+    assert ids([feed.first(), feed.next(), feed.next(), feed.first(), feed.next()]) == [expected[i] for i in (0, 0, 1, 0, 2)]
+
+
 def feeds():
     """A feed and an iterator's feed over the same thirty batches of ten rows."""
     batches = list(islice(TensorRows(numbered(90)).batches(10, seed=0), 30))
