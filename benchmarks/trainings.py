@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.measures import from_weights
+from pipelines.feed import train_params
 from sae.config import read_params, read_section
 from sae.dictionary.base import Dictionary
 from sae.training.config import TrainConfig
@@ -56,7 +57,7 @@ class Contestant(NamedTuple):
 
 def train_pipelines_recipe(rows: Tensor, sizes: Sizes, settings: Settings) -> Dictionary:
     """As the pipeline trains: section `train` of params.yaml, but for the sizes, λ, learning rate and seeds."""
-    config = read_section(read_params(peers.ROOT / "params.yaml"), "train", TrainConfig)
+    config = read_section(train_params(read_params(peers.ROOT / "params.yaml")), "train", TrainConfig)
     return _ours(dataclasses.replace(config, l1=settings.sparsity, target_l0=None), rows, sizes, settings)
 
 

@@ -1,4 +1,4 @@
-"""Stage `harvest`: data/<transformer> and data/tokens -> data/<letter>/activations.
+"""Stage `harvest`: data/<transformer> and data/tokens -> data/<letter>/activations; a record alone where `train.source: live`.
 
 `python -m pipelines.harvest --shard 0/4` does every fourth task of it (or by RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID,
 JOB_COMPLETION_INDEX); the stage itself, run last, does what is left and commits.
@@ -8,6 +8,9 @@ import argparse
 import functools
 
 from pipelines.common import Stage, run_stage
+from pipelines.feed import LIVE, feed_config
+from sae import artefact
+from sae.errors import StoreError
 from sae.harvest import HarvestConfig, Plan, harvest, seconds_needed
 from sae.source.transformer import load_source
 from sae.storage.share import Share
@@ -20,6 +23,9 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
     split = tokens.split("train")
     source = load_source(stage.transformer, stage.device)
     plan = Plan(config, split, tokens.bos, source.d_mlp)
+    if feed_config(stage.params).source == "live":
+        record(stage, config, plan, keep=keep)
+        return
     print(
         f"harvest: {config.n_rows:,} rows of {source.d_mlp} from {plan.n_contexts:,} of {split.n_contexts:,} train contexts; "
         f"{plan.layout.n_bytes / 2**30:.2f} GiB before compression, {plan.peak_bytes / 2**30:.2f} GiB of disk at the peak"
@@ -30,6 +36,16 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
     whole = harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
     if not whole:
         print("harvest: this share is done, others are not; the store is committed by a run without --shard")
+
+
+def record(stage: Stage, config: HarvestConfig, plan: Plan, *, keep: bool) -> None:
+    """In the place of a store what a live feed is made from: enough for DVC to know when training has to run again."""
+    unfinished = stage.activations.with_name(stage.activations.name + ".partial")
+    if keep and unfinished.exists():
+        raise StoreError(f"{unfinished} holds unfinished work; finish it (train.source: store), or run once without --keep")
+    run = stage.run(LIVE, config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer), n_contexts=plan.n_contexts)
+    with artefact.writing(stage.activations, run):
+        print(f"harvest: nothing is stored, train.source is live; {config.n_rows:,} rows of {plan.layout.d_mlp} an epoch")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.common import Stage, check_name, run_stage
+from pipelines.feed import train_params
 from pipelines.train import train_stage
 from sae import artefact
 from sae.config import build
@@ -26,8 +27,9 @@ class SweepConfig:
 
 def main(stage: Stage) -> None:
     changes = stage.section("sweep", SweepConfig).dictionaries
+    common = train_params(stage.params)["train"]
     configs = {
-        f"{stage.transformer_id}/sweep/{name}": build(TrainConfig, {**stage.params["train"], **change}, f"sweep.{name}")
+        f"{stage.transformer_id}/sweep/{name}": build(TrainConfig, {**common, **change}, f"sweep.{name}")
         for name, change in changes.items()
     }
     folder = stage.transformer.parent / "sweep"

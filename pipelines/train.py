@@ -1,4 +1,4 @@
-"""Stage `train`: data/<letter>/activations -> data/<letter>/<number>/dictionary."""
+"""Stage `train`: data/<letter>/activations (or, live, the transformer and tokens) -> data/<letter>/<number>/dictionary."""
 
 import dataclasses
 import json
@@ -7,10 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.common import Stage, run_stage
+from pipelines.feed import LIVE, feed_config, train_params
 from sae import artefact
+from sae.config import read_section
 from sae.dictionary.disk import write_dictionary
-from sae.errors import DivergenceError
+from sae.errors import DivergenceError, StoreError
+from sae.harvest import HarvestConfig
+from sae.live.rows import BUFFER_ROWS, LiveRows
 from sae.storage.activations import ActivationStore
+from sae.storage.tokens import TokenStore
 from sae.tensors import save_tensors
 from sae.training.checkpoint import clear_checkpoints
 from sae.training.config import TrainConfig
@@ -19,7 +24,7 @@ from sae.training.observers import JsonLog, Observer, Progress, WandbConfig, Wan
 
 
 def main(stage: Stage) -> None:
-    config = stage.section("train", TrainConfig)
+    config = read_section(train_params(stage.params), "train", TrainConfig)
     targets = {stage.dictionary_id: stage.dictionary}
     train_stage(stage, {stage.dictionary_id: config}, targets, stage.dictionary.parent / "checkpoints", label="train")
 
@@ -27,13 +32,15 @@ def main(stage: Stage) -> None:
 def train_stage(
     stage: Stage, configs: dict[str, TrainConfig], targets: dict[str, Path], checkpoints: Path, *, label: str
 ) -> dict[str, Trained]:
-    """Train `configs`, by id, in one pass over the stage's store, going on from the `checkpoints` of a run that was cut off, and
+    """Train `configs`, by id, in one pass over the stage's rows, going on from the `checkpoints` of a run that was cut off, and
     commit each dictionary to its folder in `targets`. Where some diverge the others are committed before the
     `DivergenceError`, and the checkpoints stay."""
     wandb = stage.section("wandb", WandbConfig)
-    store = ActivationStore.open(stage.activations)
-    configs = {name: config.sized(len(store)) for name, config in configs.items()}
+    rows = open_rows(stage)
+    configs = {name: config.sized(len(rows)) for name, config in configs.items()}
     n_steps = max(config.n_steps or 0 for config in configs.values())
+    n_read = max((config.n_steps or 0) * (config.batch_size or 0) for config in configs.values())
+    print(f"{label}: {rows_told(rows)}: {n_read / len(rows):.2f} epochs")
     with ExitStack() as closing:
         observers: list[list[Observer]] = []
         for i, (name, config) in enumerate(configs.items()):
@@ -49,7 +56,7 @@ def train_stage(
         trained: Sequence[Trained | None]
         try:
             trained = fit(
-                store,
+                rows,
                 list(configs.values()),
                 device=str(stage.device),
                 checkpoints=checkpoints,
@@ -62,20 +69,47 @@ def train_stage(
             failure, trained = error, error.trained
     whole = {name: one for name, one in zip(configs, trained, strict=True) if one is not None}
     for name, one in whole.items():
-        commit(stage, name, configs[name], one, targets[name], len(store))
+        commit(stage, name, configs[name], one, targets[name])
+    if isinstance(rows, LiveRows) and rows.n_dropped:
+        print(f"{label}: {rows.n_dropped} of the rows made by this process were not finite, and were left out")
     if failure is not None:
         raise failure
     clear_checkpoints(checkpoints)
     return whole
 
 
-def commit(stage: Stage, name: str, config: TrainConfig, trained: Trained, target: Path, n_rows: int) -> None:
+def open_rows(stage: Stage) -> ActivationStore | LiveRows:
+    """The rows that `train.source` names."""
+    feed = feed_config(stage.params)
+    if feed.source == "store":
+        return ActivationStore.open(stage.activations)
+    from sae.source.transformer import load_source  # transformer_lens takes seconds to import, and a store needs none
+
+    run = artefact.read_run(stage.activations, LIVE, made_by="dvc repro harvest")
+    for parent in (stage.tokens, stage.transformer):
+        if artefact.digest(parent) != run.parents[parent.as_posix()]:
+            raise StoreError(f"{parent} is another one than {stage.activations} was planned for; run: dvc repro harvest")
+    tokens = TokenStore.open(stage.tokens)
+    config, buffer_rows = HarvestConfig(**run.params), feed.live_buffer_rows or BUFFER_ROWS
+    source = load_source(stage.transformer, stage.device)
+    return LiveRows(source, tokens.split("train"), tokens.bos, config, buffer_rows=buffer_rows)
+
+
+def rows_told(rows: ActivationStore | LiveRows) -> str:
+    """How many there are, in words."""
+    if isinstance(rows, ActivationStore):
+        return f"{len(rows):,} rows of {rows.d_mlp} in the store"
+    size = rows.buffer_rows * rows.d_mlp * rows.plan.layout.on_disk.itemsize / 2**20
+    return (
+        f"live, {len(rows):,} rows of {rows.d_mlp} an epoch from {rows.plan.n_contexts:,} of {rows.split.n_contexts:,} train "
+        f"contexts, {rows.buffer_rows:,} of them in memory ({size:,.0f} MiB)"
+    )
+
+
+def commit(stage: Stage, name: str, config: TrainConfig, trained: Trained, target: Path) -> None:
     """Write one dictionary with its history."""
     assert trained.dictionary.run is not None, "fit sets it"
-    assert config.n_steps is not None, "sized"
-    assert config.batch_size is not None, "sized"
-    facts = {**trained.dictionary.run.facts, "epochs": config.n_steps * config.batch_size / n_rows}
-    run = stage.run("dictionary", config, id=name, parents=(stage.activations,), **facts)
+    run = stage.run("dictionary", config, id=name, parents=(stage.activations,), **trained.dictionary.run.facts)
     with artefact.writing(target, run) as draft:
         write_dictionary(trained.dictionary, draft.path)
         lines = "".join(json.dumps(row) + "\n" for row in trained.history)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sae.dictionary.base import Dictionary
     from sae.features.table import FeatureTable
     from sae.library import load, save
+    from sae.live.rows import LiveRows
     from sae.storage.activations import ActivationStore
     from sae.storage.tokens import TokenStore
     from sae.training.config import TrainConfig
@@ -24,6 +25,7 @@ _HOMES = {
     "ActivationStore": "sae.storage.activations",
     "Dictionary": "sae.dictionary.base",
     "FeatureTable": "sae.features.table",
+    "LiveRows": "sae.live.rows",
     "TokenStore": "sae.storage.tokens",
     "TrainConfig": "sae.training.config",
     "load": "sae.library",
@@ -32,7 +34,18 @@ _HOMES = {
     "train_many": "sae.training.fit",
 }
 
-__all__ = ["ActivationStore", "Dictionary", "FeatureTable", "TokenStore", "TrainConfig", "load", "save", "train", "train_many"]
+__all__ = [
+    "ActivationStore",
+    "Dictionary",
+    "FeatureTable",
+    "LiveRows",
+    "TokenStore",
+    "TrainConfig",
+    "load",
+    "save",
+    "train",
+    "train_many",
+]
 
 
 def __getattr__(name: str) -> Any:

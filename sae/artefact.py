@@ -69,7 +69,7 @@ def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
     if run.schema > SCHEMA:
         raise StoreError(f"{path} has schema {run.schema}, this version reads up to {SCHEMA}: update the package")
     if run.kind != kind:
-        raise StoreError(f"{path} is a {run.kind}, not a {kind}")
+        raise StoreError(f"{path} is a {run.kind}, not a {kind}; make it with: {made_by}")
     return run
 
 

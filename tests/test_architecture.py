@@ -16,7 +16,7 @@ LAYERS = [
     ["kernels", "source"],
     ["training"],
     ["harvest", "features"],
-    ["proxies", "toys", "interop", "repair"],
+    ["proxies", "toys", "interop", "repair", "live"],
     ["web", "library"],
     ["cli"],
 ]

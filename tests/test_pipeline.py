@@ -143,6 +143,27 @@ def test_same_bits_in_another_run(finished, tmp_path):
         assert first[name] == second[name], name
 
 
+@pytest.mark.slow
+def test_live_training_stores_nothing(tmp_path):
+    """`train.source: live` under DVC: a record in the store's place, a second run that does nothing, and a change of the plan
+    that reaches training through the record."""
+    folder = make_copy(tmp_path / "project")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["train"] |= {"source": "live", "live_buffer_rows": 8192, "n_steps": 60}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    dvc(folder, "init", "--no-scm", "-q")
+    assert "30,000 rows of 64 an epoch" in dvc(folder, "repro", "train", "sweep")
+    activations = folder / "data/A/activations"
+    assert [path.name for path in activations.iterdir()] == ["run.json"]
+    record = json.loads((activations / "run.json").read_text())
+    assert (record["kind"], len(record["parents"])) == ("live feed", 2)
+    assert load("A/1", root=folder / "data").run.facts["epochs"] == 60 * 1024 / 30_000
+    assert "up to date" in dvc(folder, "repro", "train", "sweep")
+    params["harvest"]["n_rows"] = 20_000
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    assert "20,000 rows of 64 an epoch" in dvc(folder, "repro", "train")
+
+
 def test_the_command_line_reads_the_result(finished):
     folder, _ = finished
     for args in (

@@ -43,6 +43,7 @@ def test_every_public_name_is_there_and_others_are_named_in_an_error():
         "ActivationStore",
         "Dictionary",
         "FeatureTable",
+        "LiveRows",
         "TokenStore",
         "TrainConfig",
         "load",

@@ -3,7 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,7 +21,8 @@ SCALE_BATCHES = 8
 class RowSource(Protocol):
     """Rows of activations in a reproducible order: an `ActivationStore`, `TensorRows`, `sae.toys.synthetic`'s rows.
 
-    One that knows the mean over its rows of ‖x‖² says so as `mean_square_norm`; else the first batches stand for all."""
+    One that knows the mean over its rows of ‖x‖² says so as `mean_square_norm`; else the first batches stand for all. One whose
+    rows or order may change and leave the first batch as it was says in `identity` (JSON) what decides them, for checkpoints."""
 
     @property
     def d_mlp(self) -> int: ...
@@ -91,8 +92,11 @@ class Feed:
         return next(self._batches)
 
     def first(self) -> Rows:
-        """Batch 0, wherever the feed is; read once, as a store reads many rows to give the first."""
-        if self._first is None:
+        """Batch 0, wherever the feed is; read once, as a source may read (or make) many rows to give the first."""
+        if self._first is None and self.position == 0:
+            self._first = next(self._batches)
+            self._batches = chain([self._first], self._batches)
+        elif self._first is None:
             self._first = next(self.source.batches(self.batch_size, seed=self.seed, start=0))
         return self._first
 

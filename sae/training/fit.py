@@ -118,6 +118,7 @@ def fit(
         feed = make_feed(rows, batch_size, data_seed)
         if checkpoints is not None:
             identity = {"configs": [dataclasses.asdict(config) for config in configs], "rows": fingerprint(feed.first())}
+            identity |= {"feed": rows.identity} if hasattr(rows, "identity") else {}
             saved = Checkpoints(checkpoints, {**identity, "data": data})
             stack.enter_context(saved.locked())
             start = saved.latest(discard_foreign=discard_foreign)
@@ -133,7 +134,8 @@ def fit(
             if stop.signum == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + stop.signum) from None
-        return _results(names, together, histories)
+        n_rows = len(rows) if isinstance(rows, Sized) else None
+        return _results(names, together, histories, n_rows)
 
 
 def _checked(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
@@ -182,13 +184,13 @@ def _trainers(
     return trainers
 
 
-def _results(names: Sequence[str], together: Together, histories: Sequence[History]) -> list[Trained]:
+def _results(names: Sequence[str], together: Together, histories: Sequence[History], n_rows: int | None) -> list[Trained]:
     """What each has come to. Raises `DivergenceError`, which has the others, where one has failed."""
     results: list[Trained | None] = []
     failures = dict(together.failures)
     for i, (trainer, history) in enumerate(zip(together.trainers, histories, strict=True)):
         try:
-            results.append(_trained(trainer, history, names[i]) if i not in failures else None)
+            results.append(_trained(trainer, history, names[i], n_rows) if i not in failures else None)
         except NumericsError as error:
             failures[i] = error
             results.append(None)
@@ -199,10 +201,12 @@ def _results(names: Sequence[str], together: Together, histories: Sequence[Histo
     return [result for result in results if result is not None]
 
 
-def _trained(trainer: Trainer, history: History, name: str) -> Trained:
+def _trained(trainer: Trainer, history: History, name: str, n_rows: int | None) -> Trained:
     config, dictionary = trainer.config, trainer.dictionary()
     last: dict[str, Any] = next((row for row in reversed(history.rows) if "event" not in row), {})
     facts: dict[str, Any] = {"input_scale": trainer.scale, "lambda": trainer.l1_at(trainer.n_steps - 1), "last_record": last}
+    if n_rows is not None:
+        facts["epochs"] = trainer.n_steps * trainer.batch_size / n_rows
     if config.target_l0 is not None and (told := missed_target(config.target_l0, last["l0"], facts["lambda"])):
         facts["target_l0_missed"] = told
         print(f"{name}: {told}", file=sys.stderr, flush=True)

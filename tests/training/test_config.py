@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from pipelines.feed import train_params
 from sae.config import read_params, read_section
 from sae.errors import ConfigError
 from sae.training.config import TrainConfig
@@ -62,7 +63,7 @@ def test_a_section_is_read_strictly():
 
 
 def test_the_project_s_own_section_is_readable():
-    read_section(read_params(), "train", TrainConfig)
+    read_section(train_params(read_params()), "train", TrainConfig)
 
 
 def test_an_unknown_recipe_is_told_those_that_there_are():

@@ -10,6 +10,7 @@ import torch
 from sae.errors import ConfigError
 from sae.training.data import SCALE_BATCHES, Feed, IteratorFeed, RowSource, TensorRows, mean_square
 from tests.storage.test_activations import make_store, small_chunks
+from tests.support.live import numbered_live_rows
 from tests.support.toy_training import toy_rows
 
 __all__ = ["small_chunks"]  # a fixture of that module's, for all tests here: stores of several chunks and shards
@@ -20,11 +21,13 @@ def numbered(n_rows, d_mlp=4):
     return torch.arange(float(n_rows))[:, None].repeat(1, d_mlp)
 
 
-@pytest.fixture(params=["tensor", "store"])
+@pytest.fixture(params=["tensor", "store", "live"])
 def make_source(request, tmp_path):
     """Makes a source of n numbered rows."""
 
     def make(n_rows):
+        if request.param == "live":
+            return numbered_live_rows(tmp_path / "tokens", n_rows)
         return TensorRows(numbered(n_rows)) if request.param == "tensor" else make_store(tmp_path / "store", n_rows)
 
     return make
@@ -99,6 +102,12 @@ def test_order_is_the_same_in_another_process():
     code += "print(next(TensorRows(torch.arange(50.0)[:, None]).batches(50, seed=2, start=7))[:, 0].long().tolist())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == str(ids([next(TensorRows(numbered(50)).batches(50, seed=2, start=7))])[0])
+
+
+def test_looking_at_the_first_batch_takes_none_away():
+    feed, batches = Feed(TensorRows(numbered(90)), 10, 0), TensorRows(numbered(90)).batches(10, seed=0)
+    expected = ids(islice(batches, 3))
+    assert ids([feed.first(), feed.next(), feed.next(), feed.first(), feed.next()]) == [expected[i] for i in (0, 0, 1, 0, 2)]
 
 
 def feeds():
