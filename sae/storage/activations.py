@@ -16,8 +16,9 @@ from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
 from sae.storage import arrays
-from sae.storage.checked import CheckedShards, check_small
+from sae.storage.checked import CheckedShards, check_small, may_lack
 from sae.storage.layout import FIELDS, Stored, from_disk, layout_of
+from sae.storage.linked import folder_of
 
 CHUNKS_MIXED = 16
 """Chunks that are read, joined and permuted together when batches are drawn: 128 MiB."""
@@ -97,6 +98,7 @@ class ActivationStore:
                 if skipped >= size:
                     skipped -= size
                     continue
+                self._checked_rows.check(*chunks)
                 block = np.concatenate([self._read(chunk) for chunk in chunks])
                 yield block[generator(seed, "order of rows", epoch, start).permutation(size)[skipped:]]
                 skipped = 0
@@ -104,14 +106,15 @@ class ActivationStore:
 
     @classmethod
     def open(cls, path: str | Path) -> "ActivationStore":
-        """Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
-        large, each is compared with its digest before it is first read)."""
-        path = Path(path)
+        """A store's folder, or the URL of one in a bucket (s3://, gs://, az://; `storage.linked` says how that is read).
+
+        Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
+        large, each is compared with its digest before it is first read); `UnavailableError` where a bucket gives no answer."""
+        path = folder_of(path)
         run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
-        check_small(
-            path, run, layout_of(path, run)
-        )  # before zarr, which takes some damaged descriptions, and stumbles over others
-        return cls(path, run, arrays.open_group(path / "activations.zarr", run))
+        layout = layout_of(path, run)
+        check_small(path, run, layout)  # before zarr, which takes some damaged descriptions, and stumbles over others
+        return cls(path, run, arrays.open_group(path / "activations.zarr", run, may_lack=may_lack(path, run, layout)))
 
 
 def _read_ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -11,9 +11,10 @@ from sae import artefact
 from sae.errors import StoreError
 from sae.provenance import Run
 from sae.storage.layout import FIELDS, ZARR, Layout, shard_files
+from sae.storage.linked import Linked
 
 
-def check_listed(path: Path, run: Run, layout: Layout) -> frozenset[str]:
+def check_listed(path: str | Path, run: Run, layout: Layout) -> frozenset[str]:
     """The files of all shards. Raises `StoreError` where the record lacks the digest of a file that the store is to have."""
     shards = frozenset(file for shard in range(layout.n_shards) for file in shard_files(shard))
     described = {f"{ZARR}/{name}zarr.json" for name in ("", "mean/", *(f"{name}/" for name, _ in FIELDS))}
@@ -24,9 +25,18 @@ def check_listed(path: Path, run: Run, layout: Layout) -> frozenset[str]:
 
 
 def check_small(path: Path, run: Run, layout: Layout) -> None:
-    """Compare all files but the shards with their digests."""
-    small = run.files.keys() - check_listed(path, run, layout)
-    artefact.verify(path, run, only=tuple(sorted(small)))
+    """Compare all files but the shards with their digests, fetched first where the store lies in a bucket."""
+    small = sorted(run.files.keys() - check_listed(path, run, layout))
+    linked = Linked.of(path, run)
+    if linked:
+        linked.have(small)
+    else:
+        artefact.verify(path, run, only=tuple(small))
+
+
+def may_lack(path: Path, run: Run, layout: Layout) -> frozenset[str]:
+    """Files that need not be there when a store is opened: the shards of one that lies in a bucket."""
+    return check_listed(path, run, layout) if Linked.of(path, run) else frozenset()
 
 
 class CheckedShards:
@@ -36,11 +46,23 @@ class CheckedShards:
         self._path, self._run, self._layout = path, run, layout
         self._which = [field for field, _ in FIELDS].index(name)
         self._whole: set[int] = set()
+        self._linked = Linked.of(path, run)
 
-    def check(self, rows: slice) -> None:
-        """Compare the shards that hold `rows` with their digests, unless that has been done. Raises `StoreError`."""
-        start, stop, _ = rows.indices(self._layout.n_rows)
-        for shard in range(start // self._layout.shard_rows, -(-stop // self._layout.shard_rows)):
+    def check(self, *several: slice) -> None:
+        """Compare the shards that hold these rows with their digests, unless that has been done; those of a store in a bucket are
+        fetched first, side by side. Raises `StoreError`."""
+        touched: set[int] = set()
+        for rows in several:
+            start, stop, _ = rows.indices(self._layout.n_rows)
+            touched.update(range(start // self._layout.shard_rows, -(-stop // self._layout.shard_rows)))
+        shards = sorted(touched - self._whole)
+        if self._linked and shards:
+            self._linked.have(self._file(shard) for shard in shards)
+            self._whole.update(shards)
+        for shard in shards:
             if shard not in self._whole:
-                artefact.verify(self._path, self._run, only=(shard_files(shard)[self._which],))
+                artefact.verify(self._path, self._run, only=(self._file(shard),))
                 self._whole.add(shard)
+
+    def _file(self, shard: int) -> str:
+        return shard_files(shard)[self._which]
