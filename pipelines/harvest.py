@@ -12,6 +12,8 @@ from sae.harvest import HarvestConfig, Plan, harvest
 from sae.source.transformer import load_source
 from sae.storage.share import Share
 from sae.storage.tokens import TokenStore
+from sae.storage.transfer import push
+from sae.storage.writer import stands
 
 
 def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> None:
@@ -25,9 +27,14 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
         f"{plan.layout.n_bytes / 2**30:.2f} GiB before compression, {plan.peak_bytes / 2**30:.2f} GiB of disk at the peak"
     )
     run = stage.run("activations", config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer))
-    whole = harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
+    url = stage.activations_url
+    whole = url is not None and stands(stage.activations, run)  # killed while it was pushed
+    whole = whole or harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
     if not whole:
         print("harvest: this share is done, others are not; the store is committed by a run without --shard")
+    elif url and share is None:
+        done = push(stage.activations, url, replace=True)
+        print(f"harvest: {url} is whole; {done.n_sent:,} of {done.n_files:,} files sent, the others were there")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ sha256 of a shard, needs all of it: it would be fetched twice.
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.progress import track
 from sae.provenance import Run, sha256_file
-from sae.storage.bucket import Bucket
+from sae.storage.bucket import CLAIM, Bucket
 
 T = TypeVar("T")
 LINK = "url"
@@ -50,11 +51,23 @@ def read_record(bucket: Bucket, kind: str) -> tuple[bytes, Run]:
     try:
         content = bucket.read(artefact.RUN_FILE)
     except FileNotFoundError:
-        why = "its upload has not ended" if bucket.files() else "nothing lies there"
+        try:
+            why = f"its upload, by {holder(bucket.read(CLAIM))}, has not ended"
+        except FileNotFoundError:
+            why = "its upload was given up" if bucket.files() else "nothing lies there"
         raise StoreError(
             f"{bucket} has no {artefact.RUN_FILE}: {why}; check the URL, or put a store there with: sae store push PATH {bucket}"
         ) from None
     return content, artefact.parse_run(content, bucket.url, kind, made_by=f"sae store push PATH {bucket}")
+
+
+def holder(claimed: bytes) -> str:
+    """Who put a claim (`transfer`) on a folder in a bucket."""
+    try:
+        by = json.loads(claimed)
+        return f"process {by['process']} on {by['host']}, from {by['store']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def folder_of(path: str | Path, kind: str = "activations") -> Path:

@@ -23,7 +23,7 @@ from sae.storage import claim
 from sae.storage.bucket import CLAIM, Bucket, Stands
 from sae.storage.checked import check_listed
 from sae.storage.layout import layout_of
-from sae.storage.linked import Linked, bucket_of, link, on_threads, read_record
+from sae.storage.linked import Linked, bucket_of, holder, link, on_threads, read_record
 
 AT_ONCE = 4
 """Shards that are sent at the same time, each in memory."""
@@ -142,7 +142,7 @@ def _claimed(bucket: Bucket, path: Path) -> Iterator[None]:
     if standing != own:
         token.unlink()
         raise LockedError(
-            f"{bucket} is being written by {_holder(standing)}; wait for it; if it is no more, remove {bucket}{CLAIM}"
+            f"{bucket} is being written by {holder(standing)}; wait for it; if it is no more, remove {bucket}{CLAIM}"
         )
     try:
         yield
@@ -151,14 +151,6 @@ def _claimed(bucket: Bucket, path: Path) -> Iterator[None]:
             if bucket.read(CLAIM) == own:
                 bucket.remove(CLAIM)
                 token.unlink()
-
-
-def _holder(claimed: bytes) -> str:
-    try:
-        by = json.loads(claimed)
-        return f"process {by['process']} on {by['host']}, from {by['store']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
 
 
 def _check_space(path: Path, bucket: Bucket, names: list[str]) -> None:

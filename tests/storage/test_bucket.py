@@ -20,20 +20,26 @@ import zarr
 from obstore.store import S3Store
 from typer.testing import CliRunner
 
+from pipelines import harvest as harvest_stage
+from pipelines.common import Stage
 from sae import artefact
 from sae.cli import app
 from sae.errors import ConfigError, DiskError, LockedError, StoreError, UnavailableError
+from sae.harvest import HarvestConfig
+from sae.provenance import Run
 from sae.storage import bucket as bucket_module
 from sae.storage import linked, transfer
 from sae.storage.activations import ActivationStore
-from sae.storage.bucket import CLAIM, Bucket
+from sae.storage.bucket import CLAIM, Bucket, Stands
 from sae.storage.transfer import pull, push
 from sae.storage.upkeep import describe, verify
 from sae.training.data import Feed
 from sae.training.fit import train
 from tests.support.activations import write_store
-from tests.support.s3 import Door, Server, set_environment
-from tests.support.toy_harvest import bytes_of
+from tests.support.s3 import Door, Server, flipped, set_environment
+from tests.support.stores import make_tokens
+from tests.support.toy_harvest import bytes_of, small
+from tests.support.toy_source import ToySource
 
 N_ROWS = 100
 SHARDS = [f"activations.zarr/{name}/c/{i}/0" for name in ("activations", "origin") for i in range(2)]
@@ -78,10 +84,6 @@ def make(path, seed=0):
 
 def put(url, name, data):
     Bucket(url).send(name, data)
-
-
-def flipped(data):
-    return data[:20] + bytes([data[20] ^ 1]) + data[21:]
 
 
 def without_link(files):
@@ -190,7 +192,7 @@ def test_nothing_there_and_unfinished_are_told_apart(door, whole, monkeypatch):
         push(whole, door.url)
     assert set(door.stored(door.url)) == set(bytes_of(whole)) - {"run.json", "url"}
     for opening in (ActivationStore.open, verify, describe):
-        with pytest.raises(StoreError, match=f"{door.url} has no run.json: its upload has not ended"):
+        with pytest.raises(StoreError, match=f"{door.url} has no run.json: its upload was given up"):
             opening(door.url)
 
 
@@ -229,7 +231,7 @@ def test_interrupted_it_goes_on_where_it_was(door, whole, monkeypatch):
         patch.setattr(Bucket, "remove", lambda self, *names: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             push(whole, door.url)
-    with pytest.raises(StoreError, match="its upload has not ended"):
+    with pytest.raises(StoreError, match=f"its upload, by process {os.getpid()} on .*, has not ended"):
         ActivationStore.open(door.url)
     other = make(whole.with_name("other"), seed=1)
     with pytest.raises(LockedError, match=f"written by process {os.getpid()} on .*, from {whole}; wait for it; if it is no more"):
@@ -251,7 +253,7 @@ def test_killed_it_goes_on_where_it_was(door, whole, n):
     sender.send_signal(signal.SIGKILL)
     sender.wait()
     door.faults.clear()
-    with pytest.raises(StoreError, match="its upload has not ended"):
+    with pytest.raises(StoreError, match=f"its upload, by process {sender.pid} on .*, from {whole}, has not ended"):
         ActivationStore.open(door.url)
     other = make(whole.with_name("other"), seed=1)
     with pytest.raises(LockedError, match=f"written by process {sender.pid} on"):
@@ -360,6 +362,38 @@ def test_silence_is_outlived(door, monkeypatch):
     assert not door.faults
 
 
+@pytest.mark.parametrize("fault", ["reset", "lost", "500"])
+def test_a_file_is_created_by_one_alone_whatever_is_lost(door, fault):
+    """`lost`: the server has done it, but its answer does not come."""
+    bucket = Bucket(door.url)
+    door.faults.append(("PUT", fault))
+    assert bucket.create("x", b"first") == b"first"
+    door.faults.append(("PUT", fault))
+    assert bucket.create("x", b"other") == b"first"
+    assert door.stored(door.url) == {"x": b"first"}
+
+
+def test_a_listing_is_whole(door):
+    bucket = Bucket(door.url)
+    for i in range(3):
+        bucket.send(f"a/{i}", b"1" * i)
+    door.faults.append(("list-type", "cut"))
+    assert {name: one.size for name, one in bucket.files().items()} == {"a/0": 0, "a/1": 1, "a/2": 2}
+    assert Bucket(door.url[:-1]).files() == {}
+
+
+def test_what_arrived_is_compared_with_what_was_sent(door):
+    bucket = Bucket(door.url)
+    door.faults.append(("PUT", "turn"))
+    with pytest.raises(StoreError, match=r"x is not what was sent to it, and was removed"):
+        bucket.send("x", b"content")
+    assert door.stored(door.url) == {}
+    bucket.send("x", b"content")
+    opaque = Stands(7, '"no-md5-1"')  # of an encrypted bucket, or of Azure's
+    assert bucket.holds("x", opaque, b"content")
+    assert not bucket.holds("x", opaque, b"CONTENT")
+
+
 def test_what_is_turned_on_the_way_is_found(door, whole):
     push(whole, door.url)
     store = ActivationStore.open(door.url)
@@ -455,3 +489,27 @@ def test_commands(door, whole, tmp_path):
     assert f"{door.url}/stray is no part of the store" in told
     assert json.loads(door.stored(door.url)["run.json"])["kind"] == "activations"
     assert artefact.digest(tmp_path / "light") == artefact.digest(whole)
+
+
+def test_the_harvest_stage_puts_its_store_there(door, tmp_path, monkeypatch):
+    """Killed while it pushes, it goes on pushing; the train stage then finds the store by its record."""
+    monkeypatch.chdir(tmp_path)
+    small(monkeypatch)
+    make_tokens(tmp_path / "data/tokens")
+    with artefact.writing(tmp_path / "data/A/transformer", Run(kind="transformer")) as draft:
+        (draft.path / "weights").write_text("toy")
+    monkeypatch.setattr(harvest_stage, "load_source", lambda path, device: ToySource())
+    config = {"n_rows": 200, "positions_per_context": 5, "batch_contexts": 7}
+    stage = Stage("harvest", {"run": {"bucket": door.url.removesuffix("A/activations"), "device": "cpu"}, "harvest": config})
+    with monkeypatch.context() as patch:
+        patch.setattr(harvest_stage, "push", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            harvest_stage.main(stage)
+    with monkeypatch.context() as patch:
+        patch.setattr(harvest_stage, "harvest", lambda *args, **options: 1 / 0)
+        harvest_stage.main(stage)
+    stored = door.stored(door.url)
+    assert stored == without_link(bytes_of(stage.activations))
+    assert artefact.read_run(stage.activations, "activations").params == vars(stage.section("harvest", HarvestConfig))
+    harvest_stage.main(Stage("harvest", {"run": {"device": "cpu"}, "harvest": config}))
+    assert bytes_of(stage.activations) == stored

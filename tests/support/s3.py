@@ -15,6 +15,10 @@ from moto.server import ThreadedMotoServer
 ENVIRONMENT = re.compile("AWS_|AZURE_|GOOGLE_")
 
 
+def flipped(data):
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 class Server:
     """One for all tests of a process; each takes a bucket of its own."""
 
@@ -114,13 +118,17 @@ class _Passing(BaseHTTPRequestHandler):
         if fault == "silence":
             self.server.closing.wait()
             return self._reset()
+        if fault == "turn":
+            body = flipped(body)
         onward = http.client.HTTPConnection("127.0.0.1", self.server.to, timeout=30)
         onward.request(self.command, self.path, body, dict(self.headers))
         answer = onward.getresponse()
         content = answer.read()
         onward.close()
         if fault == "flip":
-            content = content[:-1] + bytes([content[-1] ^ 1])
+            content = flipped(content)
+        if fault == "lost":
+            return self._reset()
         if fault == "cut":
             self._answer(answer.status, answer.getheaders(), content, only=len(content) // 2)
             return self._reset()
