@@ -45,6 +45,10 @@ class RunConfig:
     threads: int = 0
     """CPU threads; 0 leaves torch's own choice. Sums are ordered by it, so bits differ between thread counts."""
 
+    bucket: str = ""
+    """A URL (s3://, gs:// or az://) below which the harvest puts its store too, as `<bucket>/A/activations`; "" for none. Not a
+    dependency of any stage."""
+
     def __post_init__(self) -> None:
         for name in ("transformer", "dictionary"):
             value = str(getattr(self, name))
@@ -70,6 +74,8 @@ class Stage:
         self.browser = data / letter / number / "browser"
         self.reports, self.logs = Path("reports"), Path("logs")
         self.transformer_id, self.dictionary_id = letter, f"{letter}/{number}"
+        bucket = self.config.bucket.rstrip("/")
+        self.activations_url = f"{bucket}/{letter}/activations" if bucket else None
 
     def section(self, name: str, cls: type[T]) -> T:
         """A section of params.yaml as its dataclass."""

@@ -15,6 +15,8 @@ from sae.harvest import HarvestConfig, Plan, harvest, seconds_needed
 from sae.source.transformer import load_source
 from sae.storage.share import Share
 from sae.storage.tokens import TokenStore
+from sae.storage.transfer import push
+from sae.storage.writer import stands
 
 
 def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> None:
@@ -33,9 +35,14 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
     seconds = seconds_needed(source, split, plan) / (share.n if share else 1)
     print(f"harvest: about {seconds / 60:.1f} min for all of it, by the speed of its first batches", flush=True)
     run = stage.run("activations", config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer))
-    whole = harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
+    url = stage.activations_url
+    whole = url is not None and stands(stage.activations, run)  # killed while it was pushed
+    whole = whole or harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
     if not whole:
         print("harvest: this share is done, others are not; the store is committed by a run without --shard")
+    elif url and share is None:
+        done = push(stage.activations, url, replace=True)
+        print(f"harvest: {url} is whole; {done.n_sent:,} of {done.n_files:,} files sent, the others were there")
 
 
 def record(stage: Stage, config: HarvestConfig, plan: Plan, *, keep: bool) -> None:

@@ -61,11 +61,18 @@ def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
     if not path.is_dir():
         raise StoreError(f"no {kind} at {path}; make it with: {made_by}")
     try:
-        run = Run.from_json((path / RUN_FILE).read_text(encoding="utf-8"))
+        content = (path / RUN_FILE).read_bytes()
     except FileNotFoundError:
         raise StoreError(f"{path} has no {RUN_FILE}: an unfinished or foreign {kind}; make it again: {made_by}") from None
+    return parse_run(content, path, kind, made_by=made_by)
+
+
+def parse_run(content: bytes, path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
+    """The `Run` that the run.json of the artefact `path` holds. Raises `StoreError` as `read_run` does."""
+    try:
+        run = Run.from_json(content.decode())
     except (ValueError, TypeError) as error:
-        raise StoreError(f"{path / RUN_FILE} is damaged ({error}); make it again: {made_by}") from None
+        raise StoreError(f"{path}/{RUN_FILE} is damaged ({error}); make it again: {made_by}") from None
     if run.schema > SCHEMA:
         raise StoreError(f"{path} has schema {run.schema}, this version reads up to {SCHEMA}: update the package")
     if run.kind != kind:

@@ -35,6 +35,8 @@ app = typer.Typer(
 store = typer.Typer(help="Activation stores: what one holds, whether it is whole, and repair.", no_args_is_help=True)
 app.add_typer(store, name="store")
 StorePath = Annotated[Path, typer.Argument(help="The folder of an activation store, such as data/A/activations.")]
+StorePlace = Annotated[str, typer.Argument(help="The folder of an activation store, or its URL: s3://, gs:// or az://.")]
+Url = Annotated[str, typer.Argument(help="Of the store in a bucket, such as s3://bucket/A/activations.")]
 Name = Annotated[str, typer.Argument(help="A dictionary: its name under --root, such as A/1, or the path of its folder.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 DATA = Path("data")
@@ -146,7 +148,7 @@ def sync(
 
 
 @store.command("info")
-def store_info(path: StorePath) -> None:
+def store_info(path: StorePlace) -> None:
     """What a store holds and where it came from; of an unfinished one, how far it is."""
     from sae.storage.upkeep import describe
 
@@ -154,16 +156,47 @@ def store_info(path: StorePath) -> None:
 
 
 @store.command("verify")
-def store_verify(path: StorePath) -> None:
+def store_verify(path: StorePlace) -> None:
     """Compare every file of a store with its digest; name each that is damaged, and those that are no part of it."""
     from sae.storage.upkeep import verify
 
     damages = verify(path)
     for damage in damages:
-        typer.echo(f"{path / damage.file} {damage.why}")
+        typer.echo(f"{path}/{damage.file} {damage.why}")
     if damages:
         raise StoreError(f"{len(damages)} files of {path} are not as committed; mend it with: sae store repair {path}")
     typer.echo(f"{path} is whole")
+
+
+@store.command("push")
+def store_push(
+    path: StorePath,
+    url: Url,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of another store there.")] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Then remove the shards here; they are fetched when they are read.")
+    ] = False,
+) -> None:
+    """Put a store into a bucket: what is not there yet, or is damaged there; its record last."""
+    from sae.storage.transfer import push
+
+    done = push(path, url, replace=replace, drop=drop)
+    typer.echo(f"{url} is whole: {done.n_sent:,} of {done.n_files:,} files sent ({done.n_bytes:,} bytes), the others were there")
+
+
+@store.command("pull")
+def store_pull(
+    url: Url,
+    path: StorePath,
+    record_only: Annotated[
+        bool, typer.Option("--record-only", help="Leave the shards; they are fetched when they are read.")
+    ] = False,
+) -> None:
+    """Fetch a store from a bucket into a folder: what is not there yet, or is damaged there."""
+    from sae.storage.transfer import pull
+
+    n_files = pull(url, path, record_only=record_only)
+    typer.echo(f"{path} is the store at {url}{', its shards left there' if record_only else f', {n_files:,} files, whole'}")
 
 
 @store.command("repair")
@@ -174,6 +207,9 @@ def store_repair(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...; as the store says, bits differ between them.")] = "",
 ) -> None:
     """Harvest again only what is damaged; it is put back only where it is what was committed, bit for bit."""
+    from sae.storage.linked import refuse_url
+
+    refuse_url(path)
     from sae import artefact
     from sae.dictionary.base import to_device
     from sae.repair import repair

@@ -8,6 +8,7 @@ not asked. A batch of the forward pass is run whole, as it was, since its rows' 
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from sae.provenance import Run, sha256_file, versions
 from sae.source.site import ActivationSource
 from sae.storage import arrays, claim, upkeep
 from sae.storage.layout import FIELDS, ZARR, create_arrays, layout_of, shard_files
+from sae.storage.linked import Linked, refuse_url
 from sae.storage.permutation import Permutation
 from sae.storage.tokens import Split
 
@@ -44,11 +46,17 @@ def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | 
 
     Torch computes on as many threads as the store says that it was harvested on. Raises `StoreError` where the record is damaged,
     or where what comes out is not what was committed; then nothing of that shard is changed. Raises `LockedError` where another
-    process writes the store."""
+    process writes the store. What is missing in a folder linked to a bucket is fetched; of a bucket nothing is repaired in its
+    place."""
+    refuse_url(path)
     path = Path(path)
     with artefact.full_disk_told(path), claim.claimed(path, None):
-        damages = upkeep.verify(path)
         run = artefact.read_run(path, "activations")
+        linked = Linked.of(path, run)
+        if linked:
+            with suppress(StoreError):  # what is damaged there too is made anew
+                linked.have(run.files)
+        damages = upkeep.verify(path)
         damaged = [one.file for one in damages if one.file in run.files]
         strays = [one.file for one in damages if one.file not in run.files]
         work = path.with_name(path.name + ".repair.partial")

@@ -23,6 +23,7 @@ LAYERS = [
 
 DOORS = {
     "zarr": {"sae.storage.arrays"},
+    "obstore": {"sae.storage.bucket"},
     "datasets": {"sae.source.corpus_hub"},
     "transformer_lens": {"sae.source.transformer"},
     "triton": {"sae.kernels.triton_door"},

@@ -18,9 +18,10 @@ from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
 from sae.storage import arrays, prefetch
-from sae.storage.checked import CheckedChunks, check_small
+from sae.storage.checked import CheckedChunks, check_small, may_lack
 from sae.storage.dataset import RowsDataset
 from sae.storage.layout import FIELDS, Stored, from_disk, layout_of
+from sae.storage.linked import folder_of
 from sae.storage.order import Order
 
 CHUNKS_MIXED = 16
@@ -104,14 +105,15 @@ class ActivationStore:
 
     @classmethod
     def open(cls, path: str | Path) -> "ActivationStore":
-        """Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
-        large, each chunk is compared with its checksum whenever it is read)."""
-        path = Path(path)
+        """A store's folder, or the URL of one in a bucket (s3://, gs://, az://; `storage.linked` says how that is read).
+
+        Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
+        large, each chunk is compared with its checksum whenever it is read); `UnavailableError` where a bucket does not answer."""
+        path = folder_of(path)
         run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
-        check_small(
-            path, run, layout_of(path, run)
-        )  # before zarr, which takes some damaged descriptions, and stumbles over others
-        return cls(path, run, arrays.open_group(path / "activations.zarr", run))
+        layout = layout_of(path, run)
+        check_small(path, run, layout)  # before zarr, which takes some damaged descriptions, and stumbles over others
+        return cls(path, run, arrays.open_group(path / "activations.zarr", run, may_lack=may_lack(path, run, layout)))
 
 
 class Batches(Iterator[Rows]):

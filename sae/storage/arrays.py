@@ -4,6 +4,7 @@ zarr reads a missing chunk as its fill value. Two things keep that from happenin
 (`write_empty_chunks`), and every file of an artefact is in its `run.json`, which `require_files` checks on opening.
 """
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,10 +82,11 @@ def open_to_write(path: str | Path) -> zarr.Group:
     return zarr.open_group(path, mode="r+", zarr_format=3)
 
 
-def open_group(path: str | Path, run: Run) -> zarr.Group:
-    """The group at `path`, read-only. Every file that its artefact's `run` lists below it must be there, with bytes in it."""
+def open_group(path: str | Path, run: Run, *, may_lack: Set[str] = frozenset()) -> zarr.Group:
+    """The group at `path`, read-only. Every file that its artefact's `run` lists below it must be there, with bytes in it, but
+    those that it `may_lack` as they come before they are read."""
     path = Path(path)
-    for name in run.files:
+    for name in run.files.keys() - may_lack:
         file = path.parent / name
         if name.startswith(path.name + "/") and not (file.is_file() and file.stat().st_size > 0):
             raise StoreError(f"{file} is missing or empty; make the {run.kind} again")

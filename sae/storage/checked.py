@@ -17,13 +17,14 @@ from sae.provenance import Run
 from sae.storage import arrays
 from sae.storage.buffers import Buffers
 from sae.storage.layout import FIELDS, ZARR, Layout, shard_files
+from sae.storage.linked import Linked
 from sae.storage.mapped import ADVICE, MappedChunks
 
 CHECKSUMS = "chunk_crc32c"
 """Fact of the record: for each array with shards, the checksums of its chunks, eight hexadecimal digits each."""
 
 
-def check_listed(path: Path, run: Run, layout: Layout) -> frozenset[str]:
+def check_listed(path: str | Path, run: Run, layout: Layout) -> frozenset[str]:
     """The files of all shards. Raises `StoreError` where the record lacks the digest of a file that the store is to have."""
     shards = frozenset(file for shard in range(layout.n_shards) for file in shard_files(shard))
     described = {f"{ZARR}/{name}zarr.json" for name in ("", "mean/", *(f"{name}/" for name, _ in FIELDS))}
@@ -34,9 +35,18 @@ def check_listed(path: Path, run: Run, layout: Layout) -> frozenset[str]:
 
 
 def check_small(path: Path, run: Run, layout: Layout) -> None:
-    """Compare all files but the shards with their digests."""
-    small = run.files.keys() - check_listed(path, run, layout)
-    artefact.verify(path, run, only=tuple(sorted(small)))
+    """Compare all files but the shards with their digests, fetched first where the store lies in a bucket."""
+    small = sorted(run.files.keys() - check_listed(path, run, layout))
+    linked = Linked.of(path, run)
+    if linked:
+        linked.have(small)
+    else:
+        artefact.verify(path, run, only=tuple(small))
+
+
+def may_lack(path: Path, run: Run, layout: Layout) -> frozenset[str]:
+    """Files that need not be there when a store is opened: the shards of one that lies in a bucket."""
+    return check_listed(path, run, layout) if Linked.of(path, run) else frozenset()
 
 
 def checksums(values: np.ndarray, chunk_rows: int) -> str:
@@ -57,6 +67,8 @@ class CheckedChunks:
         if len(self._checksums) != -(-self.n_rows // self.chunk_rows):
             raise StoreError(f"the record of {path} has not the checksum of every chunk of its {name}; harvest again")
         self._mapped = self._past_zarr(layout.codec)
+        self._linked, self._fetched = Linked.of(path, run), set[int]()
+        self._which = [field for field, _ in FIELDS].index(name)
 
     def _past_zarr(self, codec: str) -> MappedChunks | None:
         """A faster way to the same bytes, where the store is a local one."""
@@ -65,7 +77,9 @@ class CheckedChunks:
     def __call__(self, chunk: int, buffers: Buffers | None = None) -> np.ndarray:
         """The rows of a chunk, contiguous, not to be written to. Raises `StoreError` where they are not what was committed.
 
-        What has to be decompressed may take memory from `buffers`, of `n_bytes`."""
+        What has to be decompressed may take memory from `buffers`, of `n_bytes`. Of a store in a bucket the chunk's shard is
+        fetched first, once."""
+        self._fetch(chunk // self._per_shard)
         first = chunk * self.chunk_rows
         n_rows = min(self.chunk_rows, self.n_rows - first)
         if self._mapped is None:
@@ -78,6 +92,11 @@ class CheckedChunks:
                 f"{self._folder}/c/{shard}/0 is damaged (chunk {place}: its checksum is not the one committed); {ADVICE}"
             )
         return values
+
+    def _fetch(self, shard: int) -> None:
+        if self._linked and shard not in self._fetched:
+            self._linked.have([shard_files(shard)[self._which]])
+            self._fetched.add(shard)
 
     def _is_whole(self, chunk: int, values: np.ndarray) -> bool:
         return checksums(values, self.chunk_rows) == self._checksums[chunk]

@@ -109,7 +109,7 @@ def create_arrays(path: Path, layout: Layout) -> arrays.Group:
     return group
 
 
-def layout_of(path: Path, run: Run) -> Layout:
+def layout_of(path: str | Path, run: Run) -> Layout:
     """Of a committed store, as its record states it. Raises `StoreError` where it does not, or is of another schema."""
     schema = run.facts.get("store_schema", 1)
     if schema != SCHEMA:

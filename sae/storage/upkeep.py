@@ -1,18 +1,22 @@
 """What a store is, how far an unfinished one has come, and which of its files are no longer what was committed."""
 
+import functools
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae import artefact
-from sae.errors import StoreError
+from sae.errors import SaeError, StoreError
 from sae.provenance import Run, sha256_file
+from sae.storage.bucket import Bucket
 from sae.storage.checked import check_listed
 from sae.storage.layout import Layout, layout_of
+from sae.storage.linked import LINK, Linked, bucket_of, read_record
 
 MADE_BY = "dvc repro harvest"
 
@@ -26,53 +30,82 @@ class Damage(NamedTuple):
 
 
 def verify(path: str | Path) -> list[Damage]:
-    """Every file compared with its digest, on as many threads as there are cores; files that are no part of the store too.
+    """Every file of the store in a folder or at a URL compared with its digest, on as many threads as there are cores; files that
+    are no part of the store too.
 
-    Raises `StoreError` where there is no record to compare with."""
-    path = Path(path)
-    run = artefact.read_run(path, "activations", made_by=MADE_BY)
+    Raises `StoreError` where there is no record to compare with, `UnavailableError` where a bucket gives no answer."""
+    bucket = bucket_of(path)
+    _, run = _record(path, bucket)
     check_listed(path, run, layout_of(path, run))
+    linked = None if bucket else Linked.of(Path(path), run)
+    missing = f"is not here, but in {linked.url}; fetch it with: sae store pull" if linked else "is missing"
+
+    def compare(name: str) -> Damage | None:
+        digest = functools.partial(bucket.sha256, name) if bucket else functools.partial(sha256_file, Path(path) / name)
+        return _damage(name, digest, run.files[name], missing)
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = list(threads.map(lambda name: _damage(path, name, run.files[name]), run.files))
-    strays = sorted(_files_below(path) - run.files.keys() - {artefact.RUN_FILE})
+        found = list(threads.map(compare, run.files))
+    there = bucket.files().keys() if bucket else _files_below(Path(path))
+    strays = sorted(there - run.files.keys() - {artefact.RUN_FILE, LINK})
     return [one for one in found if one] + [Damage(name, "is no part of the store") for name in strays]
 
 
-def _damage(path: Path, name: str, expected: str) -> Damage | None:
+def _record(path: str | Path, bucket: Bucket | None) -> tuple[bytes, Run]:
+    if bucket:
+        return read_record(bucket, "activations")
+    run = artefact.read_run(path, "activations", made_by=MADE_BY)
+    return (Path(path) / artefact.RUN_FILE).read_bytes(), run
+
+
+def _damage(name: str, digest: Callable[[], str], expected: str, missing: str) -> Damage | None:
     try:
-        actual = sha256_file(path / name)
+        actual = digest()
     except FileNotFoundError:
-        return Damage(name, "is missing")
+        return Damage(name, missing)
+    except SaeError:
+        raise
     except OSError as error:
         return Damage(name, f"cannot be read: {error}")
     return None if actual == expected else Damage(name, f"is damaged: sha256 {actual}, committed as {expected}")
 
 
 def describe(path: str | Path) -> list[tuple[str, str]]:
-    """All that is worth knowing of a store, or of an unfinished one, as labels and values. Reads no rows."""
+    """All that is worth knowing of a store (or its URL), or of an unfinished one, as labels and values. Reads no rows."""
+    bucket = bucket_of(path)
+    if bucket:
+        content, run = _record(path, bucket)
+        sizes = [there.size for there in bucket.files().values()]
+        return [*_whole(layout_of(bucket.url, run), run, sum(sizes), content), ("lies in", bucket.url)]
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     if path.name.endswith(".partial") or (not path.exists() and partial.is_dir()):
         return list(_progress(path if path.name.endswith(".partial") else partial))
-    run = artefact.read_run(path, "activations", made_by=MADE_BY)
-    rows = list(_whole(path, run))
+    content, run = _record(path, None)
+    size = sum((path / name).stat().st_size for name in _files_below(path))
+    rows = [*_whole(layout_of(path, run), run, size, content), ("lies in", str(path.resolve()))]
+    linked = Linked.of(path, run)
+    if linked:
+        n_absent = sum(not (path / name).is_file() for name in run.files)
+        rows.append(("linked to", f"{linked.url}; {n_absent:,} files lie there alone"))
     if partial.is_dir():
         rows += [("", ""), *_progress(partial)]
     return rows
 
 
-def _whole(path: Path, run: Run) -> Iterator[tuple[str, str]]:
-    layout, facts = layout_of(path, run), run.facts
-    size = sum((path / name).stat().st_size for name in _files_below(path))
-    yield "store", f"{run.id or path.name}, schema {facts['store_schema']}, committed; whether it is whole says: sae store verify"
+def _whole(layout: Layout, run: Run, size: int, content: bytes) -> Iterator[tuple[str, str]]:
+    facts = run.facts
+    yield (
+        "store",
+        f"{run.id or 'activations'}, schema {facts['store_schema']}, committed; whether it is whole says: sae store verify",
+    )
     yield from _sizes(layout)
     yield "on disk", f"{_bytes(size)}, {size / layout.n_rows:.1f} bytes a row, {layout.n_bytes / size:.2f} times smaller than raw"
     yield "mean norm", f"{facts['mean_norm']:.5g}; mean square {facts['mean_square_norm']:.5g}, {_of_mean(facts)}"
     yield "contexts", f"{facts.get('n_contexts', 'unknown'):,}" if "n_contexts" in facts else "not recorded"
     yield "dropped", f"{facts['n_dropped']:,} rows that were not finite, replaced by others"
     yield from _origin(run, facts.get("n_threads"))
-    yield "files", f"{len(run.files):,} and {artefact.RUN_FILE}, whose sha256 is {artefact.digest(path)}"
-    yield "lies in", str(path.resolve())
+    yield "files", f"{len(run.files):,} and {artefact.RUN_FILE}, whose sha256 is {hashlib.sha256(content).hexdigest()}"
 
 
 def _sizes(layout: Layout) -> Iterator[tuple[str, str]]:
