@@ -87,21 +87,35 @@ def from_weights(W_enc: Directions, b_enc: PerFeature, W_dec: Directions, b_dec:
     )
 
 
-COLUMNS = ("L0", "FVU", "loss recovered", "dead", "ultralow", "mean cosine", "recovered", "shared", "missed", "split", "invented")
+COLUMNS = (
+    "L0",
+    "FVU",
+    "loss recovered",
+    "dead",
+    "ultralow",
+    "mean cosine",
+    "recovered",
+    "shared",
+    "missed",
+    "split",
+    "duplicates",
+    "invented",
+)
 
 
 def columns(quality: Quality) -> tuple[float | None, ...]:
     """The numbers under `COLUMNS`; None where one is not known. Loss recovered is against zero ablation, as in the paper; dead
-    and ultralow are fractions of all features, the counts of true features fractions of those, invented a fraction of the alive
-    learned ones."""
+    and ultralow are fractions of all features, the counts of true features fractions of those, duplicates (copies beyond the
+    first of each true feature) and invented fractions of the alive learned ones."""
     density, found = quality.density, quality.recovery
     ultralow = None if density.n_ultralow is None else density.n_ultralow / density.n_units
     recovered = None if quality.losses is None else quality.losses.loss_recovered_zero
     first = (quality.reconstruction.l0, quality.reconstruction.fvu, recovered, density.n_dead / density.n_units, ultralow)
     if found is None:
-        return (*first, None, None, None, None, None, None)
+        return (*first, *[None] * (len(COLUMNS) - len(first)))
     of_true = (count / found.n_true for count in (found.n_shared, found.n_missed, found.n_split))
-    return (*first, found.mean_cosine, found.recovered, *of_true, found.n_invented / max(found.n_learned, 1))
+    of_learned = (count / max(found.n_learned, 1) for count in (found.n_duplicates, found.n_invented))
+    return (*first, found.mean_cosine, found.recovered, *of_true, *of_learned)
 
 
 def table(results: Mapping[str, Sequence[Quality]]) -> str:

@@ -136,6 +136,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--rates", nargs="+", type=float, metavar="LR", help="learning rates to try in place of each one's own")
     parser.add_argument("--json", type=Path, help="write every result here, after each contestant")
     given = parser.parse_args(arguments)
     synthetic = given.subject == "synthetic"
@@ -156,8 +157,9 @@ def run(given: argparse.Namespace) -> None:
     entries: dict[str, Entry] = {}
     for name in given.contestants:
         print(name, file=sys.stderr, flush=True)
-        entries[name] = compete(CONTESTANTS[name], subject, sizes, aim, given.seeds)
-        if not CONTESTANTS[name].by_target:
+        contestant = CONTESTANTS[name]._replace(learning_rates=tuple(given.rates)) if given.rates else CONTESTANTS[name]
+        entries[name] = compete(contestant, subject, sizes, aim, given.seeds)
+        if not contestant.by_target:
             aim = dataclasses.replace(aim, start=entries[name].sparsity)
         print(report(entries, aim), flush=True)
         if given.json:

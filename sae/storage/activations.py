@@ -108,7 +108,8 @@ class ActivationStore:
         """A store's folder, or the URL of one in a bucket (s3://, gs://, az://; `storage.linked` says how that is read).
 
         Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
-        large, each chunk is compared with its checksum whenever it is read); `UnavailableError` where a bucket does not answer."""
+        large, each chunk is compared with its checksum whenever it is read), `UnavailableError` where a bucket gives no
+        answer."""
         path = folder_of(path)
         run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
         layout = layout_of(path, run)

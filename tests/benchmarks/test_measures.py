@@ -127,3 +127,10 @@ def test_columns_are_fractions():
     values = measures.columns(whole._replace(density=summarize(firing, measures.ULTRALOW)))
     assert dict(zip(measures.COLUMNS, values, strict=True))["dead"] == 0.25
     assert dict(zip(measures.COLUMNS, values, strict=True))["ultralow"] == 0.25
+
+
+def test_copies_beyond_the_first_are_duplicates_of_the_learned():
+    copies = torch.eye(16)[[0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]
+    dictionary = TiedBiasDictionary(copies, torch.zeros(16), copies, torch.zeros(16))
+    found = dict(zip(measures.COLUMNS, measures.columns(measured(dictionary, orthogonal())), strict=True))
+    assert (found["split"], found["duplicates"], found["invented"]) == (2 / 16, 3 / 16, 0.0)

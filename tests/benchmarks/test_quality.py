@@ -107,6 +107,17 @@ def test_each_subject_has_its_own_sizes():
     assert (activations.l0, activations.width, activations.steps) == (15.0, 1024, 7)
 
 
+def test_rates_of_the_command_line_take_the_place_of_a_contestants_own(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(quality, "CONTESTANTS", {"saelens": Contestant(fake(asked), (0.1,))})
+    monkeypatch.setattr(quality, "Synthetic", lambda config, n_rows: FewRows())
+    given = quality.parse(["synthetic", "--l0", "4", "--l1", "0.67", "--seeds", "1"])
+    given.contestants, given.threads, given.rates = ["saelens"], torch.get_num_threads(), [0.3, 0.5]
+    quality.run(given)
+    assert {lr for lr, _, _ in asked} == {0.3, 0.5}
+    assert "saelens (lr 0.3, " in capsys.readouterr().out
+
+
 def test_synthetic_rows_have_a_mean_square_norm_of_d_mlp_and_held_out_ones_are_others():
     subject = Synthetic(SyntheticConfig(n_features=16, d_mlp=16, mean_l0=2.0), 5_000)
     assert subject.rows.shape == (5_000, 16)
