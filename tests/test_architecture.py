@@ -26,7 +26,7 @@ DOORS = {
     "datasets": {"sae.source.corpus_hub"},
     "transformer_lens": {"sae.source.transformer"},
     "triton": {"sae.kernels.triton_door"},
-    "numba": {"sae.kernels.instructions", "sae.kernels.native_bytes", "sae.kernels.native_rows", "sae.kernels.native_features"},
+    "numba": {"sae.kernels.instructions", *(f"sae.kernels.native_{name}" for name in ("bytes", "features", "lists", "rows"))},
     "llvmlite": {"sae.kernels.instructions"},
     "scipy": {"sae.toys.recovery"},
     "wandb": {"sae.training.mirror"},
