@@ -1,7 +1,8 @@
 """What every contestant is given: rows with known sparse structure, and weights at a wanted L0.
 
 Rows: 2,048 unit directions in 512 dimensions; each row is the sum of 15 of them, drawn with a probability ∝ 1 / rank (Zipf) and
-scaled by a uniform factor of 0.5 to 1.5; then a ReLU, then one constant that brings the mean norm to √512.
+scaled by a uniform factor of 0.5 to 1.5; then a ReLU, then one constant that brings the mean norm to √512. Half of their entries
+are zero, where a trained transformer has more zeros after its ReLU: `StoreRows` are activations of the pipeline's own.
 
 Weights at 4,096 features are trained by this project's engine and cached; those of any other width are rows of the data, centred
 and normalised: their frequencies, and how many pre-activations lie near zero, are not those of a trained dictionary. Either way
@@ -19,6 +20,7 @@ from torch import Tensor
 from benchmarks.peers import cache_folder
 from benchmarks.steppers.ours import Ours
 from sae.errors import ConfigError
+from sae.storage.activations import ActivationStore
 
 D_MLP = 512
 N_DIRECTIONS, N_ACTIVE = 2048, 15
@@ -47,12 +49,31 @@ class TimingRows:
         return rows.relu_().mul_(self.scale)
 
 
-def train_weights(n_steps: int) -> dict[str, Tensor]:
+class StoreRows:
+    """Rows of an activation store, in its order for a seed, times one constant that brings the mean norm to √d_mlp."""
+
+    def __init__(self, path: Path, seed: int = 0):
+        store = ActivationStore.open(path)
+        self.batches = store.batches(TRAINING_BATCH, seed=seed)
+        self.scale = math.sqrt(store.d_mlp) / float(store.run.facts["mean_norm"])
+
+    def draw(self, n_rows: int) -> Tensor:
+        """The next rows [row, d_mlp], float32; what is left of a batch is not used."""
+        n_batches = -(-n_rows // TRAINING_BATCH)
+        return torch.cat([next(self.batches) for _ in range(n_batches)])[:n_rows] * self.scale
+
+
+def source_of(store: Path | None, seed: int) -> TimingRows | StoreRows:
+    """Synthetic rows, or a store's."""
+    return TimingRows(seed) if store is None else StoreRows(store, seed)
+
+
+def train_weights(n_steps: int, store: Path | None = None) -> dict[str, Tensor]:
     """A dictionary of `TRAINED_WIDTH` features after `n_steps` of this project's step at λ = 3, ramped over the first fifth."""
-    source = TimingRows()
+    source = source_of(store, 0)
     first = source.draw(TRAINING_BATCH)
     generator = torch.Generator().manual_seed(1)
-    W_dec = torch.nn.functional.normalize(torch.randn(TRAINED_WIDTH, D_MLP, generator=generator), dim=1)
+    W_dec = torch.nn.functional.normalize(torch.randn(TRAINED_WIDTH, first.shape[1], generator=generator), dim=1)
     weights = {"W_enc": W_dec.clone(), "b_enc": torch.zeros(TRAINED_WIDTH), "W_dec": W_dec, "b_dec": first.mean(0)}
     ours = Ours(weights, l1=TRAINING_L1, learning_rate=TRAINING_RATE, batch_size=TRAINING_BATCH)
     for step in range(n_steps):
@@ -61,13 +82,15 @@ def train_weights(n_steps: int) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in ours.weights()._asdict().items()}
 
 
-def trained_weights(n_steps: int) -> dict[str, Tensor]:
-    """`train_weights`, kept in the cache. The name holds the steps and a digest of this file, which says all else."""
-    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+def trained_weights(n_steps: int, store: Path | None = None) -> dict[str, Tensor]:
+    """`train_weights`, kept in the cache. The name holds the steps and a digest of this file and of the store's record, which
+    say all else."""
+    record = b"" if store is None else (store / "run.json").read_bytes()
+    digest = hashlib.sha256(Path(__file__).read_bytes() + record).hexdigest()[:8]
     path = cache_folder() / "benchmarks" / f"weights-{n_steps}-{digest}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(train_weights(n_steps), path.with_suffix(".partial"))
+        save_file(train_weights(n_steps, store), path.with_suffix(".partial"))
         path.with_suffix(".partial").rename(path)
     return load_file(path)
 
@@ -101,10 +124,22 @@ def shift_to_l0(weights: dict[str, Tensor], rows: Tensor, l0: float) -> None:
     weights["b_enc"] -= (largest[-1] + largest[-2]) / 2
 
 
-def write_problem(path: Path, *, n_features: int, l0: float, batch_size: int, n_batches: int, n_checked: int, steps: int) -> None:
-    """Rows and weights in one safetensors file: rows, W_enc, b_enc, W_dec, b_dec. `steps` of training where it is trained."""
-    rows = TimingRows(seed=2).draw(batch_size * n_batches)
+def write_problem(
+    path: Path,
+    *,
+    n_features: int,
+    l0: float,
+    batch_size: int,
+    n_batches: int,
+    n_checked: int,
+    steps: int,
+    store: Path | None = None,
+) -> tuple[int, float]:
+    """Rows and weights in one safetensors file: rows, W_enc, b_enc, W_dec, b_dec. `steps` of training where it is trained.
+    Returns d_mlp and the fraction of entries that are not zero."""
+    rows = source_of(store, 2).draw(batch_size * n_batches)
     trained = n_features == TRAINED_WIDTH
-    weights = trained_weights(steps) if trained else weights_from_rows(TimingRows(seed=3).draw(n_features), n_features)
+    weights = trained_weights(steps, store) if trained else weights_from_rows(source_of(store, 3).draw(n_features), n_features)
     shift_to_l0(weights, rows[:n_checked], l0)
     save_file({**weights, "rows": rows}, path)
+    return rows.shape[1], float((rows[: 4 * n_checked] != 0).float().mean())

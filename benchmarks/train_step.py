@@ -3,6 +3,7 @@
     python -m benchmarks.train_step                         # n = 512, m = 4,096, batch 4,096, L0 20
     python -m benchmarks.train_step --l0 20 60 200 5% 50%   # a table for each density
     python -m benchmarks.train_step --m 65536 --contestants plain ours
+    python -m benchmarks.train_step --store data/A/activations       # the pipeline's own rows in place of synthetic ones
 
 Two measurements of each contestant, each in processes of their own: wall time on 2 threads with only quiet repeats kept, and CPU
 seconds on one pinned thread, which other processes cannot lengthen by taking the processor (they can by filling the caches). How
@@ -63,6 +64,7 @@ class Settings:
     """A repeat takes as many steps as fit in this, at least one."""
     training_steps: int
     modes: tuple[str, ...]
+    store: str | None
 
 
 def modes(names: Sequence[str]) -> list[Mode]:
@@ -171,7 +173,7 @@ def run(settings: Settings) -> dict[str, Any]:
         l0 = parse_l0(text, settings.m)
         with tempfile.TemporaryDirectory() as folder:
             problem = Path(folder, "problem.safetensors")
-            write_problem(
+            d_mlp, nonzero = write_problem(
                 problem,
                 n_features=settings.m,
                 l0=l0,
@@ -179,8 +181,10 @@ def run(settings: Settings) -> dict[str, Any]:
                 n_batches=N_BATCHES,
                 n_checked=N_CHECKED,
                 steps=settings.training_steps,
+                store=None if settings.store is None else Path(settings.store),
             )
-            print(f"\n## n = 512, m = {settings.m:,}, batch {settings.batch:,}, L0 {l0:g}\n")
+            rows = f"{'synthetic' if settings.store is None else 'stored'} rows, {nonzero:.0%} of x nonzero"
+            print(f"\n## n = {d_mlp}, m = {settings.m:,}, batch {settings.batch:,}, L0 {l0:g}; {rows}\n")
             at_target = (settings.m, settings.batch) == DEFAULT_SHAPE and text == "20"
             for mode in modes(settings.modes):
                 found = measure(mode, problem, settings)
@@ -203,6 +207,7 @@ def parse() -> tuple[Settings, Path | None]:
     parser.add_argument("--seconds", type=float, default=0.6, help="of steps in one repeat, at least one step")
     parser.add_argument("--training-steps", type=int, default=600, help="of the weights at m = 4,096; cached")
     parser.add_argument("--modes", nargs="+", default=["wall", "cpu"], choices=["wall", "cpu"])
+    parser.add_argument("--store", help="an activation store, whose rows take the place of synthetic ones")
     parser.add_argument("--json", type=Path, help="write all repeats, versions and the machine here")
     given = vars(parser.parse_args())
     path = given.pop("json")

@@ -29,9 +29,7 @@ DOORS = {
     "triton": {"sae.kernels.triton_door"},
     "numba": {
         "sae.kernels.instructions",
-        "sae.kernels.native_bytes",
-        "sae.kernels.native_rows",
-        "sae.kernels.native_features",
+        *(f"sae.kernels.native_{name}" for name in ("bytes", "features", "lists", "rows")),
         "sae.storage.native_gather",
     },
     "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},

@@ -1,6 +1,5 @@
 """The training step on a CPU: sparse or dense, by the density that the step before measured."""
 
-import numpy as np
 import torch
 
 from sae.kernels.dense import OVERFLOW, dense_gradients, gradient_norm
@@ -10,6 +9,7 @@ from sae.kernels.screens import (
     Bfloat16Screen,
     BytesScreen,
     Float32Screen,
+    ListsScreen,
     Screen,
     SparseRowsScreen,
     multiplies_bfloat16,
@@ -22,8 +22,8 @@ from sae.shapes import Rows
 
 SPARSE_BELOW = 0.18
 """Fraction of entries active below which the sparse step is the faster one (`docs/benchmarks.md`)."""
-SPARSE_ROWS_BELOW: dict[type[Screen], float] = {Bfloat16Screen: 0.05, BytesScreen: 0.1, Float32Screen: 0.25}
-"""Fraction of x nonzero below which multiplying its nonzero entries alone is faster than each of the others."""
+LISTED_BELOW: dict[type[Screen], float] = {Bfloat16Screen: 0.05, BytesScreen: 0.5, Float32Screen: 0.25}
+"""Fraction of x's entries listed below which multiplying these alone is faster than each of the others."""
 
 
 class CpuEngine:
@@ -34,6 +34,8 @@ class CpuEngine:
         without: type[Screen] = BytesScreen if multiplies_bytes() else Float32Screen
         self.dense_screen = Bfloat16Screen if multiplies_bfloat16() else without
         """For rows that are not mostly zeros."""
+        self.listing_screen = ListsScreen if multiplies_bytes() else SparseRowsScreen
+        """For rows that are."""
         self.update = CpuUpdate(state, objective, rule, keep_bits=self.dense_screen is Bfloat16Screen)
         self.forward = SparseForward(objective)
         self.density = 1.0
@@ -78,8 +80,9 @@ class CpuEngine:
         return result(entries.squared_error, entries.l1, torch.from_numpy(entries.n_fired), norm, finite)
 
     def _screen(self, x: Rows) -> Screen:
-        nonzero = np.count_nonzero(x[:64].numpy()) / max(1, x[:64].numel())
-        kind = SparseRowsScreen if nonzero < SPARSE_ROWS_BELOW[self.dense_screen] else self.dense_screen
+        kind: type[Screen] = self.dense_screen
+        if self.listing_screen.listed(x[:64]) < LISTED_BELOW[self.dense_screen]:
+            kind = self.listing_screen
         if kind not in self._screens:
             self._screens[kind] = kind(len(self.state.weights.W_enc))
         return self._screens[kind]

@@ -13,8 +13,8 @@ from typing import no_type_check
 import numba
 import numpy as np
 
+from sae.kernels.compiled import COMPILED
 from sae.kernels.instructions import GROUP_ROWS, PANEL, lowest_bit, screen_bytes
-from sae.kernels.native_rows import COMPILED
 
 LEVELS = 127
 """Of an encoder, on either side of zero."""
@@ -22,6 +22,16 @@ ROOM = 32_767 // LEVELS - 2
 """What the levels of four entries of a row may add up to, before each is rounded up by at most a half."""
 SMALLEST = np.float32(1e-35)
 """A range below it all goes to level 0, so that no product of a step and a level underflows."""
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def extent(row):
+    """The least and the greatest number."""
+    least, most = row[0], row[0]
+    for d in range(row.shape[0]):
+        least, most = min(least, row[d]), max(most, row[d])
+    return least, most
 
 
 @numba.njit(**COMPILED)
@@ -36,9 +46,7 @@ def rows_to_bytes(x, first_row, n_rows, packed, scale, low, lost, greatest):
     quads = levels.view(np.uint32)
     for r in range(first_row, first_row + n_rows):
         row = x[r]
-        least, most = row[0], row[0]
-        for d in range(width):
-            least, most = min(least, row[d]), max(most, row[d])
+        least, most = extent(row)
         reach = most - least
         inverse = np.float32(1) / reach if reach > SMALLEST else np.float32(0)
         for d in range(width):
@@ -63,28 +71,35 @@ def rows_to_bytes(x, first_row, n_rows, packed, scale, low, lost, greatest):
 
 @numba.njit(**COMPILED)
 @no_type_check
+def encoder_levels(row, centre, levels):
+    """Round an encoder to `levels` (int8) from −`LEVELS` to `LEVELS`: w ≈ ŵ = step · level. Returns step, Σ level, centre · level
+    (float64), ‖w − ŵ‖² and the greatest |w|."""
+    most = np.float32(0)
+    for d in range(row.shape[0]):
+        most = max(most, abs(row[d]))
+    inverse = np.float32(LEVELS) / most if most > SMALLEST else np.float32(0)
+    step = most / np.float32(LEVELS)
+    squares, count, along = np.float32(0), np.float32(0), 0.0
+    for d in range(row.shape[0]):
+        level = np.rint(min(max(row[d] * inverse, np.float32(-LEVELS)), np.float32(LEVELS)))
+        levels[d] = np.int8(level)
+        count += level
+        along += np.float64(centre[d]) * np.float64(level)
+        error = row[d] - step * level
+        squares += error * error
+    return step, count, along, squares, most
+
+
+@numba.njit(**COMPILED)
+@no_type_check
 def features_to_bytes(W, first_feature, end_feature, centre, packed, scale, total, lost, greatest, at_centre):
-    """Round encoders to levels from −`LEVELS` to `LEVELS`: w ≈ ŵ = scale · level, into `packed` (uint32 [panel, quad, feature]),
-    whose first feature is `first_feature`; and, by feature, scale, Σ ŵ, ‖what was lost‖, the greatest |w| and centre · ŵ
-    (float64)."""
-    width, n_quads = W.shape[1], packed.shape[1]
+    """Encoders' levels (`encoder_levels`) into `packed` (uint32 [panel, quad, feature]), from `first_feature` on; and, by
+    feature, scale, Σ ŵ, ‖what was lost‖, the greatest |w| and centre · ŵ (float64)."""
+    n_quads = packed.shape[1]
     levels = np.zeros(4 * n_quads, np.int8)
     quads = levels.view(np.uint32)
     for j in range(end_feature - first_feature):
-        row = W[first_feature + j]
-        most = np.float32(0)
-        for d in range(width):
-            most = max(most, abs(row[d]))
-        inverse = np.float32(LEVELS) / most if most > SMALLEST else np.float32(0)
-        step = most / np.float32(LEVELS)
-        squares, count, along = np.float32(0), np.float32(0), 0.0
-        for d in range(width):
-            level = np.rint(min(max(row[d] * inverse, np.float32(-LEVELS)), np.float32(LEVELS)))
-            levels[d] = np.int8(level)
-            count += level
-            along += np.float64(centre[d]) * np.float64(level)
-            error = row[d] - step * level
-            squares += error * error
+        step, count, along, squares, most = encoder_levels(W[first_feature + j], centre, levels)
         panel, q = packed[j // PANEL], j % PANEL
         for i in range(n_quads):
             panel[i, q] = quads[i]

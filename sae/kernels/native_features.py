@@ -9,7 +9,7 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from sae.kernels.native_rows import COMPILED
+from sae.kernels.compiled import COMPILED
 
 
 @numba.njit(**COMPILED)

@@ -1,27 +1,20 @@
 """The sparse step's work by rows, compiled: screen, exact activations, decoding, and the gradients that a row needs.
 
 Every function works on one block of rows and is called from several threads at once without the interpreter's lock. Sums run
-in an order that the block fixes, so results do not depend on the number of threads. NaN keeps its meaning (`FAST_MATH`).
+in an order that the block fixes, so results do not depend on the number of threads. NaN keeps its meaning (`compiled.FAST_MATH`).
 
 `no_type_check` keeps the test suite's type checker, which wraps every function of the package, from what numba compiles: it
 would fail on the wrapper.
 """
 
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numba
 import numpy as np
 
+from sae.kernels.compiled import COMPILED
 from sae.kernels.instructions import prefetch_line
 
-FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
-"""Lets sums be vectorised; without `nnan` and `ninf`, so that comparisons with NaN and infinity stay what they are."""
-COMPILED: dict[str, Any] = {
-    "nogil": True,
-    "fastmath": FAST_MATH,
-    "error_model": "numpy",
-    "cache": True,
-}
 AHEAD = 2
 """Rows to ask for before they are needed."""
 LINE = 16

@@ -1,4 +1,4 @@
-"""Which entries of f can be active: four ways to find a superset of them, each with a bound that rules the others out.
+"""Which entries of f can be active: five ways to find a superset of them, each with a bound that rules the others out.
 
 The sparse step evaluates its candidates in float32, in one order of summation (`native_rows.keep_active`). A screen only has to
 miss none of the entries that this evaluation finds positive; which screen ran, or how many threads, changes no bit of the result.
@@ -13,18 +13,20 @@ error of a float32 sum of n + 1 terms in any order (Higham, *Accuracy and Stabil
 * A bfloat16 product (`Bfloat16Screen`): rounding both inputs changes it by at most (2 u₈ + u₈²) ‖x‖‖w‖, accumulating in float32
   by γ (1 + u₈)² ‖x‖‖w‖, and rounding the result to bfloat16 by u₈ of itself, which is at most u₈/(1 − u₈) |product|.
 
-* A product of bytes (`BytesScreen`) is exact for what x and w were rounded to; what that lost is measured.
+* A product of bytes (`BytesScreen`, `ListsScreen`) is exact for what x and w were rounded to; what that lost is measured.
 
 `SLACK` covers the float32 rounding of norms and of bands up to n = 2¹⁶; `TINY_NORM` and `TINY` what underflows.
 `docs/method.md` has the derivation in full, and what it assumes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
-from sae.kernels import native_bytes, native_rows
+from sae.kernels import native_bytes, native_lists, native_rows
 from sae.kernels.gradients import Weights
 from sae.kernels.threads import for_blocks
 from sae.shapes import Rows
@@ -144,7 +146,7 @@ class Bfloat16Screen(Screen):
         return int(native_rows.scan_bfloat16(bits, threshold, band, relative, self.row_norms, rows.start, start, found, ends))
 
 
-class BytesScreen(Screen):
+class RoundedScreen(Screen):
     """Products of bytes: x and W_enc rounded to 7 bits or so, for processors without bfloat16. See `native_bytes`.
 
     With x̂ and ŵ for what they are rounded to and c = b_dec (or 0), (x − c)·w = (x̂ − c)·ŵ + (x − x̂)·ŵ + (x − c)·(w − ŵ). The
@@ -153,6 +155,18 @@ class BytesScreen(Screen):
 
     tile_features = 4096
     group_rows = 1 << 30
+    panel: int
+    """Features whose bytes and constants lie together."""
+    together: int
+    """Rows whose constants do."""
+
+    @abstractmethod
+    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, *out: np.ndarray) -> np.ndarray:
+        """The bytes of some features; fills `out` by feature: scale, Σ ŵ, ‖what was lost‖, the greatest |w|, centre · ŵ."""
+
+    @abstractmethod
+    def _pack_rows(self, x: np.ndarray, *out: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The bytes of all rows; fills `out` by row: scale, low, ‖what was lost‖, the greatest |x|."""
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
         super().prepare(weights, x, seen, norms, bits)
@@ -164,44 +178,96 @@ class BytesScreen(Screen):
     def _round_encoders(
         self, W_enc: np.ndarray, centre: np.ndarray, norms: np.ndarray, tile: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The `panels` and `of_panels` of a tile of features."""
+        """A tile of features: their bytes, and their constants [panel, (scale, Σ ŵ, lost, norm, threshold), feature]."""
         start, end = self.tiles[tile]
-        n, n_panels, panel = W_enc.shape[1], -(-(end - start) // native_bytes.PANEL), native_bytes.PANEL
-        packed = np.zeros((n_panels, _n_quads(n), panel), np.uint32)
+        n_panels = -(-(end - start) // self.panel)
         scale, total, lost, greatest = np.empty((4, end - start), np.float32)
         at_centre = np.empty(end - start)
-        native_bytes.features_to_bytes(W_enc, start, end, centre, packed, scale, total, lost, greatest, at_centre)
-        lost = _at_most(lost, greatest, n)
+        packed = self._pack_encoders(W_enc, start, end, centre, scale, total, lost, greatest, at_centre)
+        lost = _at_most(lost, greatest, W_enc.shape[1])
         norm = np.float32(SLACK) * (norms[start:end] + lost)
         threshold = np.clip(self.threshold[start:end] + at_centre, -LIMIT, LIMIT)
-        of_features = np.zeros((5, n_panels * panel), np.float32)
+        of_features = np.zeros((5, n_panels * self.panel), np.float32)
         of_features[4] = 1  # of features that fill up the last panel: nothing is above
         of_features[:, : end - start] = scale, total, lost, norm, threshold
-        return packed, np.ascontiguousarray(of_features.reshape(5, n_panels, panel).swapaxes(0, 1))
+        return packed, np.ascontiguousarray(of_features.reshape(5, n_panels, self.panel).swapaxes(0, 1))
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is seen by `LIMIT`
-    def _round_rows(self, x: np.ndarray, centre_norm: float, greatest_norm: float) -> tuple[np.ndarray, np.ndarray]:
-        """`rows` and `of_rows`. Of rows so long that something might overflow every entry is a candidate."""
-        (n_rows, n), group, size = x.shape, native_bytes.GROUP_ROWS, 160
-        packed = np.zeros((-(-n_rows // group), _n_quads(n), group), np.uint32)
+    def _round_rows(self, x: np.ndarray, centre_norm: float, greatest_norm: float) -> tuple[Any, np.ndarray]:
+        """All rows: their bytes, and their constants. Of rows in which something might overflow all entries are candidates."""
+        n_rows, n = x.shape
         scale, low, lost, greatest = np.empty((4, n_rows), np.float32)
-
-        def work(block: int) -> None:
-            first = block * size
-            native_bytes.rows_to_bytes(x, first, min(size, n_rows - first), packed, scale, low, lost, greatest)
-
-        for_blocks(work, -(-n_rows // size))
+        packed = self._pack_rows(x, scale, low, lost, greatest)
         reach = 2 * self.row_norms + np.float32(3 * centre_norm) + np.float32(2 * np.sqrt(n)) * greatest
         lost = _at_most(lost, greatest, n) + np.float32(SLACK * (accumulation(n) + 32 * FLOAT32)) * reach
-        of_rows = np.zeros((len(packed) * group, 4), np.float32)
+        of_rows = np.zeros((-(-n_rows // self.together) * self.together, 4), np.float32)
         of_rows[:n_rows] = np.stack([scale, low, np.float32(SLACK) * self.row_norms, lost], axis=1)
         of_rows[:n_rows][~(reach * np.float32(max(greatest_norm, 1)) < LIMIT)] = (0, 0, 0, np.inf)
-        return packed, of_rows.reshape(-1, group, 4)
+        return packed, of_rows.reshape(-1, self.together, 4)
+
+
+class BytesScreen(RoundedScreen):
+    """Rows in full, five at a time by 16 features: for rows that are not mostly zeros."""
+
+    panel, together = native_bytes.PANEL, native_bytes.GROUP_ROWS
+
+    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, *out: np.ndarray) -> np.ndarray:
+        packed = np.zeros((-(-(end - start) // self.panel), _n_quads(W_enc.shape[1]), self.panel), np.uint32)
+        native_bytes.features_to_bytes(W_enc, start, end, centre, packed, *out)
+        return packed
+
+    def _pack_rows(self, x: np.ndarray, *out: np.ndarray) -> tuple[np.ndarray, ...]:
+        packed = np.zeros((-(-len(x) // self.together), _n_quads(x.shape[1]), self.together), np.uint32)
+        for_slices(lambda first, n: native_bytes.rows_to_bytes(x, first, n, packed, *out), len(x))
+        return (packed,)
 
     def scan(self, rows: slice, offset: int, tile: int, found: np.ndarray, ends: np.ndarray) -> int:
         start, end = self.tiles[tile]
         place = (rows.start, rows.stop - rows.start, start, end - start)
-        return int(native_bytes.scan_bytes(*self._rows, *self._encoders[tile], *place, found, ends))
+        (packed,), of_rows = self._rows
+        return int(native_bytes.scan_bytes(packed, of_rows, *self._encoders[tile], *place, found, ends))
+
+
+class ListsScreen(RoundedScreen):
+    """Rows as lists of their entries above zero, one at a time by 64 features: for rows after a ReLU."""
+
+    panel, together = native_lists.COLUMN, 1
+
+    @staticmethod
+    def listed(x: Rows) -> float:
+        """The fraction of entries above their row's least, or above zero where that is less."""
+        return float((x > x.amin(dim=1, keepdim=True).clamp_max(0)).float().mean())
+
+    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, *out: np.ndarray) -> np.ndarray:
+        n_pairs = -(-W_enc.shape[1] // 2)
+        packed = aligned_zeros((-(-(end - start) // self.panel), n_pairs + 1, 2 * self.panel), np.int8)
+        native_lists.features_to_columns(W_enc, start, end, centre, packed, *out)
+        return packed
+
+    def _pack_rows(self, x: np.ndarray, *out: np.ndarray) -> tuple[np.ndarray, ...]:
+        n_slots = -(-x.shape[1] // (2 * native_lists.GROUP)) * native_lists.GROUP
+        lists = (np.empty((len(x), n_slots), np.int32), np.empty((len(x), n_slots), np.uint32), np.empty(len(x), np.int64))
+        for_slices(lambda first, n: native_lists.rows_to_lists(x, first, n, *lists, *out), len(x))
+        return lists
+
+    def scan(self, rows: slice, offset: int, tile: int, found: np.ndarray, ends: np.ndarray) -> int:
+        start, end = self.tiles[tile]
+        place = (rows.start, rows.stop - rows.start, start, end - start)
+        lists, of_rows = self._rows
+        return int(native_lists.scan_lists(lists, of_rows, *self._encoders[tile], *place, found, ends))
+
+
+def for_slices(work: Callable[[int, int], None], n_rows: int, size: int = 160) -> None:
+    """`work(first, n)` for slices of rows, on all threads. `size` is a multiple of `native_bytes.GROUP_ROWS`."""
+    for_blocks(lambda block: work(block * size, min(size, n_rows - block * size)), -(-n_rows // size))
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros from a multiple of 64 bytes on."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    whole = np.zeros(size + 64, np.uint8)
+    start = -whole.ctypes.data % 64
+    return whole[start : start + size].view(dtype).reshape(shape)
 
 
 def _n_quads(n: int) -> int:
@@ -216,7 +282,7 @@ def _at_most(lost: np.ndarray, greatest: np.ndarray, n: int) -> np.ndarray:
 
 
 class SparseRowsScreen(Screen):
-    """Products from the nonzero entries of x alone: MLP activations after a ReLU are mostly zeros.
+    """float32 products from the nonzero entries of x alone, where there are no instructions for `ListsScreen`.
 
     The encoder sees x − b_dec, which is dense; so the product is x·w, and b_dec·w goes into the threshold."""
 
@@ -224,6 +290,11 @@ class SparseRowsScreen(Screen):
     """[d_mlp, 512] floats are 1 MB at d_mlp = 512. Narrower tiles were slower (12 % nonzero, one core, ms for 4,096 x 4,096:
     128: 116, 256: 95, 512: 83; a float32 product: 190)."""
     group_rows = 1 << 30
+
+    @staticmethod
+    def listed(x: Rows) -> float:
+        """The fraction of entries that are not zero."""
+        return float((x != 0).float().mean())
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
         super().prepare(weights, x, seen, norms, bits)
@@ -248,11 +319,5 @@ class SparseRowsScreen(Screen):
 def nonzero_places(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the nonzero entries of each row, int32 [row, d_mlp] of which the first are filled, and their numbers."""
     places, n_nonzero = np.empty(x.shape, np.int32), np.empty(len(x), np.int32)
-    size = 256
-
-    def fill(block: int) -> None:
-        first = block * size
-        native_rows.list_nonzero(x, first, min(size, len(x) - first), places, n_nonzero)
-
-    for_blocks(fill, -(-len(x) // size))
+    for_slices(lambda first, n: native_rows.list_nonzero(x, first, n, places, n_nonzero), len(x))
     return places, n_nonzero

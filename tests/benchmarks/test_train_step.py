@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from benchmarks.batches import batches
-from benchmarks.problem import TimingRows, parse_l0, shift_to_l0, weights_from_rows
+from benchmarks.problem import StoreRows, TimingRows, parse_l0, shift_to_l0, weights_from_rows
 from benchmarks.steppers.ours import Ours
 from benchmarks.steppers.plain import Plain
 from benchmarks.train_step import check_same_task
 from sae.errors import ConfigError
+from tests.support.activations import write_store
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,15 @@ def test_shift_reaches_the_l0(rows, weights):
     x, W, b, centre = (tensor.double().numpy() for tensor in (rows, weights["W_enc"], weights["b_enc"], weights["b_dec"]))
     assert ((x - centre) @ W.T + b > 0).sum(1).mean() == pytest.approx(12, abs=2 / 256)
     np.testing.assert_allclose(np.linalg.norm(weights["W_dec"], axis=1), 1, rtol=1e-5)
+
+
+def test_rows_of_a_store(tmp_path):
+    values = np.random.default_rng(0).standard_normal((9000, 4)).astype(np.float16)
+    write_store(made := tmp_path / "store", values, np.zeros((9000, 2), np.uint32))
+    drawn = StoreRows(made, seed=3).draw(5000)
+    assert drawn.shape == (5000, 4)
+    assert float(drawn.norm(dim=1).mean()) == pytest.approx(2, rel=0.02)
+    assert torch.equal(drawn, StoreRows(made, seed=3).draw(5000))
 
 
 def test_l0_as_text():

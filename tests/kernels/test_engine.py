@@ -10,7 +10,7 @@ from sae.kernels import cpu
 from sae.kernels.cpu import SPARSE_BELOW, CpuEngine
 from sae.kernels.dense import DenseEngine
 from sae.kernels.objective import UpdateRule
-from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, SparseRowsScreen
+from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, ListsScreen, SparseRowsScreen
 from tests.support.problems import (
     APRIL_2024,
     MONOSEMANTICITY,
@@ -232,7 +232,9 @@ def test_the_screen_follows_processor_and_data(has_bfloat16, has_bytes, monkeypa
     engine = engine_on(weights)
     thinned = x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.03)
     assert type(engine._screen(x)) is (Bfloat16Screen if has_bfloat16 else BytesScreen if has_bytes else Float32Screen)
-    assert type(engine._screen(thinned)) is SparseRowsScreen
+    assert type(engine._screen(thinned.relu())) is (ListsScreen if has_bytes else SparseRowsScreen)
+    negative = type(engine._screen(-thinned.relu()))
+    assert negative is (type(engine._screen(x)) if has_bytes else SparseRowsScreen), "zeros above the least entry are listed"
     assert len(engine.update.bits) == (40 if has_bfloat16 else 0)
     assert engine._screen(x) is engine._screen(x), "screens keep their buffers"
 

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from sae.kernels import native_rows, screens
+from sae.kernels import native_lists, native_rows, screens
 from sae.kernels.gradients import Weights
-from sae.kernels.screens import Bfloat16Screen, BytesScreen, SparseRowsScreen
+from sae.kernels.instructions import COLUMN, GROUP
+from sae.kernels.screens import Bfloat16Screen, BytesScreen, ListsScreen, SparseRowsScreen
 from sae.kernels.sparse_cpu import BLOCK_ROWS
 from tests.support.problems import SCREENS, problem
 
+needs_bytes = pytest.mark.skipif(not screens.multiplies_bytes(), reason="needs AVX2")
 SCALES = [1e-3, 1.0, 1e3]
 
 
@@ -88,11 +90,11 @@ def test_what_is_surely_inactive_is_let_out(kind, scale):
     """Nothing further below zero than twice the bound is a candidate; otherwise a screen could pass by letting all through."""
     weights, x = problem(n_rows=200, n_features=130, d_mlp=512)
     weights, x = weights._replace(b_dec=weights.b_dec * scale, b_enc=weights.b_enc * scale), mostly_zeros(x) * scale
-    if kind is BytesScreen:  # whose bound is by what rounding lost: least where the least entry is zero
+    if kind in (BytesScreen, ListsScreen):  # whose bound is by what rounding lost: least where the least entry is zero
         x = x.abs()
     pre = (x - weights.b_dec).double() @ weights.W_enc.double().T + weights.b_enc.double()
     width = (x - weights.b_dec).norm(dim=1)[:, None] * weights.W_enc.norm(dim=1)
-    relative = {Bfloat16Screen: 0.03, BytesScreen: 0.045}.get(kind, 1e-3)
+    relative = {Bfloat16Screen: 0.03, BytesScreen: 0.045, ListsScreen: 0.045}.get(kind, 1e-3)
     below = (pre < -relative * width).numpy()
     assert below.mean() > 0.1
     assert not (below & candidates(kind, weights, x, tied=True)).any()
@@ -109,29 +111,73 @@ def test_bfloat16_in_the_worst_case():
     assert candidates(Bfloat16Screen, weights, w.clone(), tied=False).all()
 
 
-@pytest.mark.skipif(not screens.multiplies_bytes(), reason="needs AVX2")
+@needs_bytes
+@pytest.mark.parametrize("kind", [BytesScreen, ListsScreen])
 @pytest.mark.parametrize("places", [[0, 1, 4, 5], [2, 3, 6, 7], [0, 1], [9], list(range(80)), list(range(0, 80, 3))])
 @pytest.mark.parametrize("low", [0.0, -3.0])
-def test_bytes_that_fill_16_bits(places, low):
-    """The greatest entries of x where four products are added in 16 bits, and encoders of ±1, whose levels are the greatest: a
+def test_bytes_that_fill_16_bits(kind, places, low):
+    """The greatest entries of x where several products are added in 16 bits, and encoders of ±1, whose levels are the greatest: a
     sum that overflows would be lost."""
     x = torch.full((37, 80), low)
     x[:, places] = torch.linspace(1, 2, 37)[:, None]
     w = torch.ones(50, 80) * torch.where(torch.arange(50) % 3 > 0, 1.0, -1.0)[:, None]
     weights = barely(Weights(w, torch.zeros(50), w, torch.zeros(80)), x, rows=np.arange(50) % 37)
     active = evaluated(weights, x) > 0
-    found = candidates(BytesScreen, weights, x, tied=False)
+    found = candidates(kind, weights, x, tied=False)
     assert 0 < active.sum() < active.size
     assert not (active & ~found).any()
 
 
-@pytest.mark.skipif(not screens.multiplies_bytes(), reason="needs AVX2")
+@pytest.mark.parametrize("kind", SCREENS)
+@pytest.mark.parametrize("small", [0.002, 0.01, 0.04, 0.1])
+def test_many_small_entries_count(kind, small):
+    """Beside one great entry, as many small ones as add up to something: rounded to level 0 or not, none may be forgotten.
+    Encoders of ones lose nothing by rounding that would make up for it."""
+    x = torch.full((40, 400), small)
+    x[torch.arange(40), torch.arange(0, 400, 10)] = 1
+    W = torch.ones(40, 400)
+    weights = barely(Weights(W, torch.zeros(40), W, torch.zeros(400)), x)
+    assert (evaluated(weights, x).diagonal() > 0).all()
+    assert candidates(kind, weights, x.clone(), tied=False).diagonal().all()
+
+
+@needs_bytes
+@pytest.mark.parametrize("n_groups", [1, 2, 9])
+def test_products_of_lists_are_exact(n_groups):
+    """Σ levels · bytes in whole numbers, by numpy: a threshold half above it lets nothing through, one half below it everything.
+    Levels fill each group's 258, and encoders are as great as they can be in half of the features."""
+    chance, n_pairs, n_features = np.random.default_rng(n_groups), 70, COLUMN
+    encoders = chance.integers(-127, 128, (n_features, 2 * n_pairs)).astype(np.int8)
+    encoders[::2] = np.where(chance.random((n_features // 2, 1)) < 0.5, 127, -127)
+    encoders[:, 0] = 127  # the scale
+    columns = screens.aligned_zeros((1, n_pairs + 1, 2 * COLUMN), np.int8)
+    constants = np.empty((4, n_features), np.float32)
+    W, centre = encoders.astype(np.float32) / 127, np.zeros(2 * n_pairs, np.float32)
+    native_lists.features_to_columns(W, 0, n_features, centre, columns, *constants, np.empty(n_features))
+    pairs = chance.permutation(n_pairs)[: n_groups * GROUP]
+    levels = chance.multinomial(258, np.full(2 * GROUP, 1 / (2 * GROUP)), n_groups).reshape(-1, 2)
+    row = np.zeros(2 * n_pairs, np.int64)
+    row[2 * pairs], row[2 * pairs + 1] = levels.T
+    words = ((levels[:, 0] | levels[:, 1] << 8) * 65537).astype(np.uint32)[None]
+    lists = ((pairs * 2 * COLUMN).astype(np.int32)[None], words, np.array([n_groups]))
+    whole = encoders.astype(np.int64) @ row
+    for shift, wanted in [(-0.5, n_features), (0.5, 0)]:
+        of_columns = np.zeros((1, 5, COLUMN), np.float32)
+        of_columns[0, 0], of_columns[0, 4] = 1, whole + shift
+        found, ends = np.empty(1000, np.int32), np.zeros(2, np.int64)
+        of_rows = np.array([[[1, 0, 0, 0]]], np.float32)
+        assert native_lists.scan_lists(lists, of_rows, columns, of_columns, 0, 1, 0, COLUMN, found, ends) == wanted
+        assert (found[:wanted] == np.arange(wanted)).all()
+
+
+@needs_bytes
+@pytest.mark.parametrize("kind", [BytesScreen, ListsScreen])
 @pytest.mark.parametrize("tied", [True, False])
-def test_bytes_of_rows_beyond_the_limit(tied):
+def test_bytes_of_rows_beyond_the_limit(kind, tied):
     """Where scales and norms might overflow nothing is ruled out; rows beside them are screened as ever."""
     weights, x = problem(n_rows=40, n_features=70, d_mlp=20, bias=-20.0)
     x[3], x[5, 2], x[7], x[9, 0] = x[3] * 1e31, 3e38, -3e38, float("nan")
-    found = candidates(BytesScreen, weights, x, tied=tied)
+    found = candidates(kind, weights, x, tied=tied)
     assert found[[3, 5, 7, 9]].all()
     assert not found[[2, 4, 6, 8]].all()
     active = evaluated(weights, x - weights.b_dec if tied else x) > 0

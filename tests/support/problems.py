@@ -5,7 +5,7 @@ import torch
 
 from sae.kernels.gradients import Weights
 from sae.kernels.objective import Objective, UpdateRule
-from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, SparseRowsScreen, multiplies_bytes
+from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, ListsScreen, SparseRowsScreen, multiplies_bytes
 from sae.kernels.state import State
 from tests.support import numpy_reference
 
@@ -13,7 +13,7 @@ MONOSEMANTICITY = Objective(tied_bias=True, weighted_l1=False)
 APRIL_2024 = Objective(tied_bias=False, weighted_l1=True)
 OBJECTIVES = [Objective(tied_bias=tied, weighted_l1=weighted) for tied in (True, False) for weighted in (True, False)]
 
-SCREENS = [Float32Screen, Bfloat16Screen, SparseRowsScreen] + [BytesScreen] * multiplies_bytes()
+SCREENS = [Float32Screen, Bfloat16Screen, SparseRowsScreen] + [BytesScreen, ListsScreen] * multiplies_bytes()
 """Those that this processor can run."""
 
 
