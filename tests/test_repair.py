@@ -187,7 +187,7 @@ def test_info_of_a_store(made, command):
     lines = {line[:10].strip(): line[10:].strip() for line in done.output.splitlines()}
     store, size = ActivationStore.open(path), sum(len(data) for data in bytes_of(path).values())
     assert lines["rows"] == "200 of 16 numbers, float16 (7.8 KiB before compression)"
-    assert lines["chunks"] == "of 8 rows, 256 bytes"
+    assert lines["chunks"] == "of 8 rows, 256 bytes, codec none"
     assert lines["shards"] == "7 of 4 chunks, 32 rows"
     assert f"{size / 200:.1f} bytes a row, {200 * 40 / size:.2f} times smaller" in lines["on disk"]
     norm = np.linalg.norm(store[:].astype(np.float64), axis=1).mean()
