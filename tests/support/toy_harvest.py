@@ -15,13 +15,14 @@ from tests.support.toy_source import ToySource
 N_ROWS = 200
 
 
-def small(patch: pytest.MonkeyPatch, *, joined: bool = False) -> None:
+def small(patch: pytest.MonkeyPatch, *, joined: bool = False, n_rows: int = N_ROWS) -> None:
     """200 rows of 16 numbers become 6 tasks and 7 shards; with `joined` the pieces are joined by twos."""
     patch.setattr(harvest_module, "TASK_BYTES", 2000)
     patch.setattr(layout, "CHUNK_BYTES", 128)
     patch.setattr(layout, "FEWEST_ROWS", 8)
     patch.setattr(layout, "CHUNKS_PER_SHARD", 4)
-    patch.setattr(writer, "SLICE_BYTES", 2 * N_ROWS * 72 / 6 / 7 if joined else 1)
+    n_tasks, n_shards = -(-n_rows // 35), -(-n_rows // 32)
+    patch.setattr(writer, "SLICE_BYTES", 2 * n_rows * 72 / n_tasks / n_shards if joined else 1)
 
 
 def toy_harvest(path, tokens, source=None, *, share=None, keep=False, parents=None, **changes) -> bool:
