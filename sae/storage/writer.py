@@ -167,15 +167,6 @@ class StoreWriter:
         claim.remove_shares(self.target)
         shutil.rmtree(self.path)
 
-    def _stands(self) -> bool:
-        """Whether the target is the store that is to be written."""
-        try:
-            found = artefact.read_run(self.target, self.run.kind)
-        except StoreError:
-            return False
-        same = (dataclasses.replace(run, facts={}, files={}).to_json() for run in (found, self.run))
-        return len(set(same)) == 1
-
     def _begin(self) -> None:
         """Take up the work that lies there, or begin it."""
         record = self.path / "plan.json"
@@ -184,7 +175,7 @@ class StoreWriter:
         shutil.rmtree(artefact.aside(self.target), ignore_errors=True)
         swept = self.path.is_dir() and not any(self.path.iterdir())
         ended = found == self._plan and not self._store.exists()
-        if (ended or swept or (found is None and not self._is_whole)) and self._stands():
+        if (ended or swept or (found is None and not self._is_whole)) and stands(self.target, self.run):
             self.is_committed = True
             if self._is_whole:
                 self._sweep()
@@ -303,3 +294,13 @@ class StoreWriter:
 
     def _record(self, shard: int) -> Path:
         return self.path / "shards" / f"{shard:05d}.json"
+
+
+def stands(target: Path, run: Run) -> bool:
+    """Whether `target` is the store that `run` says is to be written."""
+    try:
+        found = artefact.read_run(target, run.kind)
+    except StoreError:
+        return False
+    same = (dataclasses.replace(one, facts={}, files={}).to_json() for one in (found, run))
+    return len(set(same)) == 1

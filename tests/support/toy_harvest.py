@@ -25,11 +25,20 @@ def small(patch: pytest.MonkeyPatch, *, joined: bool = False, n_rows: int = N_RO
     patch.setattr(writer, "SLICE_BYTES", 2 * n_rows * 72 / n_tasks / n_shards if joined else 1)
 
 
-def toy_harvest(path, tokens, source=None, *, share=None, keep=False, parents=None, **changes) -> bool:
+def toy_config(**changes) -> HarvestConfig:
+    return HarvestConfig(**{"n_rows": N_ROWS, "positions_per_context": 5, "batch_contexts": 7, **changes})
+
+
+def toy_run(code="toy", parents=None, **changes) -> Run:
+    config = toy_config(**changes)
+    return Run(kind="activations", params=vars(config), seed=config.seed, parents=parents or {}, code=code, versions={})
+
+
+def toy_harvest(path, tokens, source=None, *, share=None, keep=False, parents=None, code="toy", **changes) -> bool:
     """Of the train split of a token store; whether the store is committed."""
-    config = HarvestConfig(**{"n_rows": N_ROWS, "positions_per_context": 5, "batch_contexts": 7, **changes})
-    run = Run(kind="activations", params=vars(config), seed=config.seed, parents=parents or {}, code="toy", versions={})
-    return harvest(source or ToySource(), tokens.split("train"), tokens.bos, config, path, run, share=share, keep=keep)
+    run = toy_run(code, parents, **changes)
+    given = (tokens.split("train"), tokens.bos, toy_config(**changes), path, run)
+    return harvest(source or ToySource(), *given, share=share, keep=keep)
 
 
 class StoppedError(Exception):
