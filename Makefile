@@ -16,7 +16,7 @@ test: setup
 test-slow: setup
 	python -m pytest -m slow
 
-# A store's writers killed, raced and refused by the disk, and its files damaged; prints what was counted (docs/log.md, 2026-11-21).
+# A store's writers killed, raced and refused by the disk, and its files damaged; prints what was counted (docs/log.md, 2026-11-24).
 faults: setup
 	python -m pytest -s -m "slow or not slow" tests/faults
 

@@ -6,16 +6,20 @@ JOB_COMPLETION_INDEX); the stage itself, run last, does what is left and commits
 
 import argparse
 import functools
+import re
+from pathlib import Path
 
 from pipelines.common import Stage, run_stage
 from pipelines.feed import LIVE, feed_config
 from sae import artefact
 from sae.errors import StoreError
 from sae.harvest import HarvestConfig, Plan, harvest, seconds_needed
+from sae.provenance import Run
 from sae.source.transformer import load_source
 from sae.storage.share import Share
 from sae.storage.tokens import TokenStore
 from sae.storage.transfer import push
+from sae.storage.upkeep import verify
 from sae.storage.writer import stands
 
 
@@ -30,14 +34,18 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
         return
     print(
         f"harvest: {config.n_rows:,} rows of {source.d_mlp} from {plan.n_contexts:,} of {split.n_contexts:,} train contexts; "
-        f"{plan.layout.n_bytes / 2**30:.2f} GiB before compression, {plan.peak_bytes / 2**30:.2f} GiB of disk at the peak"
+        f"{plan.layout.n_bytes / 2**30:.2f} GiB before compression, {plan.peak_bytes / 2**30:.2f} GiB of disk and "
+        f"{plan.memory_bytes / 2**30:.2f} GiB of memory (beside the transformer) at the peak"
     )
     seconds = seconds_needed(source, split, plan) / (share.n if share else 1)
     print(f"harvest: about {seconds / 60:.1f} min for all of it, by the speed of its first batches", flush=True)
     run = stage.run("activations", config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer))
     url = stage.activations_url
-    whole = url is not None and stands(stage.activations, run)  # killed while it was pushed
-    whole = whole or harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
+    pushing = url is not None and stands(stage.activations, run)  # killed while it was pushed
+    made = share is None and (pushing or is_made(stage.activations, run))
+    whole = made or harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
+    if made:
+        print(f"harvest: {stage.activations} is that store already; remove it to make it again")
     if not whole:
         print("harvest: this share is done, others are not; the store is committed by a run without --shard")
     elif url and share is None:
@@ -53,6 +61,14 @@ def record(stage: Stage, config: HarvestConfig, plan: Plan, *, keep: bool) -> No
     run = stage.run(LIVE, config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer), n_contexts=plan.n_contexts)
     with artefact.writing(stage.activations, run):
         print(f"harvest: nothing is stored, train.source is live; {config.n_rows:,} rows of {plan.layout.d_mlp} an epoch")
+
+
+def is_made(store: Path, run: Run) -> bool:
+    """Whether nothing is to be done: `store` was made from the same, by the same committed code, and no file is damaged.
+
+    DVC leaves the store in its place (`persist`), so a stage that it was told to run again, or forgot that it ran, finds it."""
+    is_revision = re.fullmatch(r"[0-9a-f]{40}", run.code) is not None
+    return is_revision and stands(store, run) and not verify(store)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,14 @@ class Plan:
         """Disk that writing takes at its most: all pieces, and the store beside them, uncompressed."""
         return self.config.n_rows * self.layout.record.itemsize + self.layout.n_bytes
 
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of a process at its most, however large the store: what a task or a shard takes, beside the transformer, its
+        forward pass and the packages (measured: docs/store.md)."""
+        task = self.contexts_per_task * self.per_context * self.layout.record.itemsize
+        shard = min(self.layout.shard_rows, self.layout.n_rows) * self.layout.record.itemsize
+        return max(8 * task, 4 * shard) + 2**24
+
 
 def harvest(
     source: ActivationSource,

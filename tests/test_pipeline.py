@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from pipelines.common import Stage
 from sae import load
+from sae.cli import app
 from tests.import_graph import ROOT
 
 TINY = {
@@ -39,7 +42,7 @@ ENVIRONMENT = {
 }
 
 
-def make_copy(folder: Path) -> Path:
+def make_copy(folder: Path, changes: dict[str, dict[str, Any]] = TINY) -> Path:
     """A copy of the project with tiny params, with no git around it."""
     folder.mkdir()
     for name in ("sae", "pipelines"):
@@ -47,7 +50,7 @@ def make_copy(folder: Path) -> Path:
     for name in ("dvc.yaml", "requirements.lock", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for section, values in TINY.items():
+    for section, values in changes.items():
         params[section].update(values)
     params["run"]["threads"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -126,7 +129,7 @@ def test_second_run_does_nothing(finished):
 def test_same_bits_in_another_run(finished, tmp_path):
     """All stages in one process, in another folder: every file of every artefact has the digest of the first run."""
     folder, _ = finished
-    again = make_copy(tmp_path / "again")
+    again = make_copy(tmp_path / "again", {**TINY, "wandb": {"mode": "disabled"}})  # no artefact knows of it
     program = (
         "import sys, yaml, torch\n"
         "from importlib import import_module\n"
@@ -164,18 +167,17 @@ def test_live_training_stores_nothing(tmp_path):
     assert "20,000 rows of 64 an epoch" in dvc(folder, "repro", "train")
 
 
-def test_the_command_line_reads_the_result(finished):
+@pytest.mark.parametrize(
+    "words",
+    [["info", "A/1"], ["features", "A/1", "--text", "def f(x): return x"], ["feature", "A/1/3"], ["browse", "A/1", "--no-open"]],
+    ids=lambda words: words[0],
+)
+def test_the_command_line_reads_the_result(finished, monkeypatch, words):
     folder, _ = finished
-    for args in (
-        ["info", "A/1"],
-        ["features", "A/1", "--text", "def f(x): return x"],
-        ["feature", "A/1/3"],
-        ["browse", "A/1", "--no-open"],
-    ):
-        command = [sys.executable, "-c", "from sae.cli import app; app()", *args]
-        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert done.output.strip()
 
 
 def test_an_unknown_section_is_named():

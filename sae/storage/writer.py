@@ -58,7 +58,7 @@ class StoreWriter:
         share: Share | None = None,
         keep: bool = False,
     ):
-        self.target, self.run, self.layout, self.n_tasks, self.n_threads = target, run, layout, n_tasks, n_threads
+        self.target, self.run, self.layout, self.n_tasks = target, run, layout, n_tasks
         self.share, self._is_whole, self._keep = share or Share(), share is None, keep
         self.place = Permutation(layout.n_rows, seed)
         """Where row i of the harvest comes in the store."""
@@ -68,6 +68,7 @@ class StoreWriter:
         """Pieces that are joined into one; 1: none are."""
         stated = {"run": dataclasses.asdict(run), "layout": vars(layout), "n_tasks": n_tasks, "schema": SCHEMA}
         self._stated = {**stated, "seed": seed, "n_joined": self._n_joined}
+        self._settle(n_threads)
         self.is_committed = False
         """The store that was to be written stands: an earlier process was killed between its commit and its end, or, to a share,
         others have been faster."""
@@ -83,14 +84,6 @@ class StoreWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._held.close()
-
-    @property
-    def _plan(self) -> str:
-        return json.dumps({**self._stated, "n_threads": self.n_threads}, indent=1, sort_keys=True)
-
-    @property
-    def _plan_digest(self) -> str:
-        return hashlib.sha256(self._plan.encode()).hexdigest()
 
     def missing(self) -> list[int]:
         """Tasks of this process's share that have no piece."""
@@ -181,37 +174,41 @@ class StoreWriter:
         record = self.path / "plan.json"
         found = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else None
         self._take_threads(found)
-        plan = self._plan
         shutil.rmtree(artefact.aside(self.target), ignore_errors=True)
         swept = self.path.is_dir() and not any(self.path.iterdir())
-        ended = found == plan and not self._store.exists()
+        ended = found == self._plan and not self._store.exists()
         if (ended or swept or (found is None and not self._is_whole)) and stands(self.target, self.run):
             self.is_committed = True
             if self._is_whole:
                 self._sweep()
             return
-        if found is not None and found != plan and (self._keep or not self._is_whole):
+        if found is not None and found != self._plan and (self._keep or not self._is_whole):
             raise StoreError(
                 f"{self.path} holds unfinished work of another plan, see {record}; finish it, or discard it by running once "
                 "without --keep and --shard"
             )
-        if found != plan and self._is_whole and self.path.exists():
+        if found != self._plan and self._is_whole and self.path.exists():
             shutil.rmtree(self.path)
         for name in ("pieces", "joined", "shards", "store"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
-        if found != plan:
-            artefact.write_text(record, plan)
+        if found != self._plan:
+            artefact.write_text(record, self._plan)
         if self._is_whole:  # beside other shares these may be at work
             for stray in self.path.rglob("*.partial"):
                 stray.unlink()
+
+    def _settle(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._plan = json.dumps({**self._stated, "n_threads": n_threads}, indent=1, sort_keys=True)
+        self._plan_digest = hashlib.sha256(self._plan.encode()).hexdigest()
 
     def _take_threads(self, found: str | None) -> None:
         """Work that was begun on another number of threads is no other plan: it goes on with that number."""
         own = self.n_threads
         with suppress(ValueError, TypeError, KeyError):
-            self.n_threads = int(json.loads(found or "{}")["n_threads"])
+            self._settle(int(json.loads(found or "{}")["n_threads"]))
         if self._plan != found:
-            self.n_threads = own
+            self._settle(own)
 
     def _write(self, shard: int, pieces: list[Piece], group: arrays.Group) -> None:
         rows = self.layout.shard(shard)

@@ -10,7 +10,10 @@ from sae.storage.layout import Layout
 from sae.storage.tokens import TokenStore
 from tests.faults.lives import Watch, life
 from tests.support.stores import make_tokens
-from tests.support.toy_harvest import N_ROWS, bytes_of, small, toy_harvest
+from tests.support.toy_harvest import bytes_of, small, toy_harvest
+
+N_ROWS, N_TASKS = 120, 4
+"""In four shards: few enough for a thousand lives, and still several of everything."""
 
 
 class Subject(NamedTuple):
@@ -23,10 +26,10 @@ class Subject(NamedTuple):
         return self.folder / "acts"
 
     def harvest(self, **given) -> bool:
-        return toy_harvest(self.target, self.tokens, **given)
+        return toy_harvest(self.target, self.tokens, n_rows=N_ROWS, **given)
 
     def watch(self) -> Watch:
-        return Watch(self.target, Layout(N_ROWS, 16), self.undisturbed)
+        return Watch(self.target, Layout(N_ROWS, 16), N_TASKS, self.undisturbed)
 
 
 @pytest.fixture(params=["pieces", "joined"])
@@ -39,9 +42,9 @@ def ways(request):
 def subject(tmp_path, monkeypatch, ways):
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    small(monkeypatch, joined=ways == "joined")
+    small(monkeypatch, joined=ways == "joined", n_rows=N_ROWS)
     tokens = make_tokens(tmp_path / "tokens")
     whole = tmp_path / "whole"
-    assert life(lambda: toy_harvest(whole, tokens), told=tmp_path / "error.txt") == 0
+    assert life(lambda: toy_harvest(whole, tokens, n_rows=N_ROWS), told=tmp_path / "error.txt") == 0
     yield Subject(tmp_path, tokens, bytes_of(whole))
     torch.set_num_threads(before)

@@ -61,13 +61,14 @@ def install(disk: Disk) -> None:
         return _File(found, disk) if any(letter in mode for letter in "wax+") else found
 
     io.open = builtins.open = open_counted
+    os.fsync = lambda descriptor: None  # no power is cut here: what matters is whether it fails
     for name in ("fsync", "replace", "rename", "link"):
-        setattr(os, name, _counted(getattr(os, name), disk))
+        setattr(os, name, _counted(name, getattr(os, name), disk))
 
 
-def _counted(function: Callable[..., Any], disk: Disk) -> Callable[..., Any]:
+def _counted(name: str, function: Callable[..., Any], disk: Disk) -> Callable[..., Any]:
     def counted(*args: Any, **kwargs: Any) -> Any:
-        disk(f"{function.__name__} {args[:1]}")
+        disk(f"{name} {args[:1]}")
         return function(*args, **kwargs)
 
     return counted

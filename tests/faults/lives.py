@@ -1,5 +1,6 @@
 """A fork server: lives of a process that has everything imported, each begun in milliseconds and ended as its test wants."""
 
+import gc
 import hashlib
 import os
 import random
@@ -30,6 +31,7 @@ def begin(work: Callable[[], object], told: Path | None = None) -> int:
     child = os.fork()
     if child:
         return child
+    gc.disable()  # a collection would touch, and so copy, all the memory that is shared with the parent
     code = FAILED
     try:
         work()
@@ -53,8 +55,8 @@ class Lost(AssertionError):  # noqa: N818 - what a harness found
 class Watch:
     """Looks at a store between the lives of its writers: what stood goes on standing, and is whole."""
 
-    def __init__(self, target: Path, layout: Layout, undisturbed: dict[str, bytes]):
-        self.target, self._layout, self._undisturbed = target, layout, undisturbed
+    def __init__(self, target: Path, layout: Layout, n_tasks: int, undisturbed: dict[str, bytes]):
+        self.target, self._layout, self._n_tasks, self._undisturbed = target, layout, n_tasks, undisturbed
         self.partial = target.with_name(target.name + ".partial")
         self._stood: set[str] = set()
 
@@ -77,7 +79,7 @@ class Watch:
         for folder, n in (("pieces", 1), ("joined", 2)):
             for path in self._stands(folder):
                 self._read(path)
-                tasks |= set(range(int(path.name) * n, min((int(path.name) + 1) * n, 6)))
+                tasks |= set(range(int(path.name) * n, min((int(path.name) + 1) * n, self._n_tasks)))
         return tasks
 
     def _read(self, path: Path) -> None:

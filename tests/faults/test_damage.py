@@ -106,7 +106,7 @@ def test_shards_cut_empty_missing_swapped_and_duplicated(whole, rows):
 def test_the_harness_catches_a_reader_without_checksums(whole, rows, monkeypatch):
     monkeypatch.setattr(CheckedChunks, "_is_whole", lambda self, chunk, values: True)
     silent = [what for what in damages(whole) if noticed(whole, rows) == "SILENT"]
-    assert sum("swapped" in what for what in silent) > 8
+    assert sum("swapped" in what for what in silent) == 8
 
 
 FAULTS = {
@@ -138,7 +138,7 @@ def test_an_error_at_every_write_sync_and_rename(subject, step):
     print(f"\nerrors at {len(instants)} operations, exit codes {dict(ends)}, 0 corrupt, all went on")
 
 
-@pytest.mark.parametrize("n_bytes", [10, 300, 1000, 3000])
+@pytest.mark.parametrize("n_bytes", [10, 300, 1000, 2000])
 def test_files_that_may_not_grow(subject, n_bytes):
     """The kernel's own refusal, at any write."""
 

@@ -15,20 +15,30 @@ from tests.support.toy_source import ToySource
 N_ROWS = 200
 
 
-def small(patch: pytest.MonkeyPatch, *, joined: bool = False) -> None:
+def small(patch: pytest.MonkeyPatch, *, joined: bool = False, n_rows: int = N_ROWS) -> None:
     """200 rows of 16 numbers become 6 tasks and 7 shards; with `joined` the pieces are joined by twos."""
     patch.setattr(harvest_module, "TASK_BYTES", 2000)
     patch.setattr(layout, "CHUNK_BYTES", 128)
     patch.setattr(layout, "FEWEST_ROWS", 8)
     patch.setattr(layout, "CHUNKS_PER_SHARD", 4)
-    patch.setattr(writer, "SLICE_BYTES", 2 * N_ROWS * 72 / 6 / 7 if joined else 1)
+    n_tasks, n_shards = -(-n_rows // 35), -(-n_rows // 32)
+    patch.setattr(writer, "SLICE_BYTES", 2 * n_rows * 72 / n_tasks / n_shards if joined else 1)
 
 
-def toy_harvest(path, tokens, source=None, *, share=None, keep=False, parents=None, **changes) -> bool:
+def toy_config(**changes) -> HarvestConfig:
+    return HarvestConfig(**{"n_rows": N_ROWS, "positions_per_context": 5, "batch_contexts": 7, **changes})
+
+
+def toy_run(code="toy", parents=None, **changes) -> Run:
+    config = toy_config(**changes)
+    return Run(kind="activations", params=vars(config), seed=config.seed, parents=parents or {}, code=code, versions={})
+
+
+def toy_harvest(path, tokens, source=None, *, share=None, keep=False, parents=None, code="toy", **changes) -> bool:
     """Of the train split of a token store; whether the store is committed."""
-    config = HarvestConfig(**{"n_rows": N_ROWS, "positions_per_context": 5, "batch_contexts": 7, **changes})
-    run = Run(kind="activations", params=vars(config), seed=config.seed, parents=parents or {}, code="toy", versions={})
-    return harvest(source or ToySource(), tokens.split("train"), tokens.bos, config, path, run, share=share, keep=keep)
+    run = toy_run(code, parents, **changes)
+    given = (tokens.split("train"), tokens.bos, toy_config(**changes), path, run)
+    return harvest(source or ToySource(), *given, share=share, keep=keep)
 
 
 class StoppedError(Exception):
