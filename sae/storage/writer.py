@@ -223,9 +223,9 @@ class StoreWriter:
             artefact.sync(self._store / file)
             digests[file] = sha256_file(self._store / file)
             chunks[name] = checksums(fields[field], array.chunks[0])
-        artefact.write_text(self._record(shard), self._stated(digests, chunks))
+        artefact.write_text(self._record(shard), self._text_of(digests, chunks))
 
-    def _stated(self, digests: dict[str, str], chunks: dict[str, str]) -> str:
+    def _text_of(self, digests: dict[str, str], chunks: dict[str, str]) -> str:
         """The text of a shard's record, with a digest of itself."""
         stated = {"plan": self._plan_digest, "files": digests, "chunks": chunks}
         return json.dumps({**stated, "sha256": hashlib.sha256(json.dumps(stated).encode()).hexdigest()}, indent=1)
