@@ -236,7 +236,7 @@ class StoreWriter:
         try:
             text = record.read_text(encoding="utf-8")
             digests = {name: sha256_file(self._store / name) for name in shard_files(shard)}
-            whole = text == self._stated(digests, json.loads(text)["chunks"])
+            whole = text == self._text_of(digests, json.loads(text)["chunks"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
