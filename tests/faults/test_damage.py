@@ -106,7 +106,9 @@ def test_shards_cut_empty_missing_swapped_and_duplicated(whole, rows):
 def test_the_harness_catches_a_reader_without_checksums(whole, rows, monkeypatch):
     monkeypatch.setattr(CheckedChunks, "_is_whole", lambda self, chunk, values: True)
     silent = [what for what in damages(whole) if noticed(whole, rows) == "SILENT"]
-    assert sum("swapped" in what for what in silent) == 8
+    assert sum("swapped" in what for what in silent) == 4, (
+        "of either array the two swaps without the last shard, which is shorter"
+    )
 
 
 FAULTS = {

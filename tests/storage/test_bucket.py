@@ -512,4 +512,4 @@ def test_the_harvest_stage_puts_its_store_there(door, tmp_path, monkeypatch):
     assert stored == without_link(bytes_of(stage.activations))
     assert artefact.read_run(stage.activations, "activations").params == vars(stage.section("harvest", HarvestConfig))
     harvest_stage.main(Stage("harvest", {"run": {"device": "cpu"}, "harvest": config}))
-    assert bytes_of(stage.activations) == stored
+    assert without_link(bytes_of(stage.activations)) == stored
