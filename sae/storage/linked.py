@@ -2,8 +2,8 @@
 rows of it are first read, and each stays there.
 
 So a byte comes over the network once, however many epochs, processes or runs read it; it is compared with its digest while it
-comes, and then read as from any disk. Ranges of chunks would need no disk, but what finds two shards that changed places, the
-sha256 of a shard, needs all of it: it would be fetched twice.
+comes, and then read as from any disk. Ranges of chunks would need no disk (the record has a checksum for each), but would fetch
+every byte again in every epoch.
 """
 
 import hashlib
