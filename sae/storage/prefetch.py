@@ -59,10 +59,11 @@ def batches(plan: Plan, wanted: Iterator[int]) -> Generator[Rows, None, None]:
     """The batches with the numbers `wanted`, which rise. Errors of the threads are raised here, at the batch that they concern.
     When the iterator is closed or forgotten its threads end."""
     pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="sae-read")
+    python_ends = is_finalizing  # by then this module has lost its names
     try:
         yield from _batches(plan, wanted, pool)
     finally:
-        if not is_finalizing():  # else Python has ended the threads, and taken apart what would end them
+        if not python_ends():  # else Python has ended the threads, and taken apart what would end them
             pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -1,6 +1,8 @@
 """Reading batches: the same rows by every way to a chunk, in memory that is counted, and no thread left behind."""
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -196,6 +198,14 @@ def test_an_iterator_that_is_left_leaves_no_thread(tmp_path, how):
         assert len(list(islice(batches, 2))) == 2
         del batches
     assert not threads_reading()
+
+
+def test_a_script_that_ends_in_mid_epoch_says_nothing(tmp_path):
+    """Its iterators are forgotten when Python has already taken the modules apart."""
+    store_of(tmp_path / "store")
+    script = f"from sae import ActivationStore; b = ActivationStore.open({str(tmp_path / 'store')!r}).batches(50); next(b)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_error_in_a_thread_comes_with_its_batch_and_ends_all(tmp_path):
