@@ -55,6 +55,7 @@ def write_store(path: Path, n_rows: int, d_mlp: int, codec: arrays.Codec) -> Non
             index = task * BLOCK + np.arange(len(values))
             records = np.zeros(len(values), layout.record)
             records["place"], records["origin"][:, 0], records["values"] = writer.place(index), index, values
+            records = records[np.argsort(records["place"])]
             writer.put(task, records, Sums(len(values), np.zeros(d_mlp), 0.0, 0.0))
         writer.join()
         writer.shuffle()
