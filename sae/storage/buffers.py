@@ -21,7 +21,8 @@ class Buffers:
         try:
             memory = self._idle.pop()
         except IndexError:
-            memory = np.empty(self.n_bytes, np.uint8)
+            whole = np.empty(self.n_bytes + 64, np.uint8)
+            memory = whole[-whole.ctypes.data % 64 :][: self.n_bytes]  # at a cache line's beginning
         lease = _Lease(memory)
         weakref.finalize(lease, self._idle.append, memory).atexit = False
         return np.asarray(lease)

@@ -70,12 +70,16 @@ def test_what_is_mapped_is_what_zarr_reads(tmp_path, codec, monkeypatch):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-def test_every_float16_becomes_the_float32_that_numpy_says():
+@pytest.mark.parametrize("shift", [0, 1])
+def test_every_float16_becomes_the_float32_that_numpy_says(shift):
+    """Written to a multiple of 32 bytes, past the caches, and beside one, through them."""
     bits = np.arange(2**16, dtype=np.uint16).reshape(64, 1024)
     chunks, first_rows = [bits[:40], bits[40:]], np.array([0, 40, 64])
     with np.errstate(invalid="ignore"):
         expected = bits.view(np.float16).astype(np.float32)
-    by_instruction, by_bits = np.empty((2, 64, 1024), np.float32)
+    by_bits, memory = np.empty((64, 1024), np.float32), np.empty(2**16 + 16, np.float32)
+    start = -memory.ctypes.data % 32 // 4 + shift
+    by_instruction = memory[start : start + 2**16].reshape(64, 1024)
     rows = np.random.default_rng(0).permutation(64)
     gather(chunks, first_rows, rows, "float16", by_instruction)
     np.testing.assert_array_equal(by_instruction, expected[rows])
