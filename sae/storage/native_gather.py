@@ -1,8 +1,8 @@
 """Rows that lie anywhere in memory, brought together and cast to float32 in one pass, compiled.
 
 Measured at 8,192 rows of 512 float16 out of 128 MiB, CPU seconds a GiB read: 0.20, without asking ahead for rows 0.28; torch's
-index_select and cast of 64 rows at a time 0.50, of all 0.79; `np.memmap` in order, cast by torch, 0.18. Batches are made ahead and
-larger than the caches together, so they are written past these: else each line is read first (2.7 ms of CPU a batch for 2.4).
+index_select and cast of 64 rows at a time 0.50, of all 0.79; `np.memmap` in order, cast by torch, 0.18. Batches are made ahead,
+and larger than the caches together, so they are written past these: else each line is read first (2.7 ms of CPU a batch for 2.4).
 """
 
 import platform
