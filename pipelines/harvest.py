@@ -37,12 +37,13 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
         f"{plan.layout.n_bytes / 2**30:.2f} GiB before compression, {plan.peak_bytes / 2**30:.2f} GiB of disk and "
         f"{plan.memory_bytes / 2**30:.2f} GiB of memory (beside the transformer) at the peak"
     )
-    seconds = seconds_needed(source, split, plan) / (share.n if share else 1)
-    print(f"harvest: about {seconds / 60:.1f} min for all of it, by the speed of its first batches", flush=True)
     run = stage.run("activations", config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer))
     url = stage.activations_url
     pushing = url is not None and stands(stage.activations, run)  # killed while it was pushed
     made = share is None and (pushing or is_made(stage.activations, run))
+    if not made:
+        seconds = seconds_needed(source, split, plan) / (share.n if share else 1)
+        print(f"harvest: about {seconds / 60:.1f} min for all of it, by the speed of its first batches", flush=True)
     whole = made or harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
     if made:
         print(f"harvest: {stage.activations} is that store already; remove it to make it again")

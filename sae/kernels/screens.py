@@ -229,7 +229,7 @@ class BytesScreen(RoundedScreen):
 
 
 class ListsScreen(RoundedScreen):
-    """Rows as lists of their entries above zero, one at a time by 64 features: for rows after a ReLU."""
+    """Rows as lists of their entries above zero, one at a time by 48 features: for rows after a ReLU."""
 
     panel, together = native_lists.COLUMN, 1
 

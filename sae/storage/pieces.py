@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import torch
+from crc32c import crc32c
 
 from sae import artefact
 from sae.shapes import Rows
@@ -122,10 +122,10 @@ def _write(path: Path, plan: str, slices: Iterator[np.ndarray], sums: Sums) -> N
         for records in slices:
             file.write(records.data)
             starts.append(starts[-1] + len(records))
-            crcs.append(google_crc32c.value(records))
+            crcs.append(crc32c(records.data))
         stated = {**vars(sums), "total": sums.total.tolist(), "starts": starts, "crcs": crcs, "of": _of(path, plan)}
         footer = json.dumps(stated).encode()
-        file.write(footer + np.array([len(footer), google_crc32c.value(footer)], "<u8").tobytes() + MAGIC)
+        file.write(footer + np.array([len(footer), crc32c(footer)], "<u8").tobytes() + MAGIC)
 
 
 class Piece:
@@ -156,7 +156,7 @@ class Piece:
                 footer = file.read(length)
         except OSError as error:
             raise DamagedPieceError(self.path, str(error)) from None
-        if google_crc32c.value(footer) != crc:
+        if crc32c(footer) != crc:
             raise DamagedPieceError(self.path, "its footer is damaged")
         return json.loads(footer)
 
@@ -169,5 +169,5 @@ class Piece:
         with open(self.path, "rb") as file:
             file.seek(self._starts[shard] * self.record.itemsize)
             n_bytes = file.readinto(into.view("u1").data)
-        if n_bytes != into.nbytes or google_crc32c.value(into) != self._crcs[shard]:
+        if n_bytes != into.nbytes or crc32c(into.data) != self._crcs[shard]:
             raise DamagedPieceError(self.path, f"its records of shard {shard} are damaged")
