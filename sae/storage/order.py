@@ -1,7 +1,9 @@
 """In which order a store's rows come: arithmetic alone, so that any batch of any epoch can be named without reading those before.
 
 The store is a global shuffle as it lies. Each epoch permutes its chunks, cuts that order into blocks of some chunks, and permutes
-the rows of a block. The batches of all epochs are one endless row of such blocks, cut every n rows.
+the rows of a block, or runs of a few: rows that lie side by side are no kin, so a run is as good a sample as so many single rows,
+and memory gives a run of 4 KiB at twice the rate of rows of 1 KiB. The batches of all epochs are one endless row of such blocks,
+cut every n rows.
 """
 
 from collections.abc import Iterator
@@ -29,10 +31,11 @@ class Part(NamedTuple):
 
 
 class Order:
-    """Of the rows of a store of `n_rows`, in chunks of `chunk_rows`, `chunks_mixed` of which make a block."""
+    """Of the rows of a store of `n_rows`, in chunks of `chunk_rows`, `chunks_mixed` of which make a block; `run_rows` stay together."""
 
-    def __init__(self, n_rows: int, chunk_rows: int, chunks_mixed: int, seed: int):
+    def __init__(self, n_rows: int, chunk_rows: int, chunks_mixed: int, seed: int, run_rows: int = 1):
         self.n_rows, self.chunk_rows, self.chunks_mixed, self.seed = n_rows, chunk_rows, chunks_mixed, seed
+        self.run_rows = run_rows
         self.n_chunks = -(-n_rows // chunk_rows)
         self._orders: dict[int, np.ndarray] = {}
 
@@ -58,7 +61,10 @@ class Order:
 
     def rows(self, block: Block, size: int) -> np.ndarray:
         """A permutation of the rows of `chunks(block)`, numbered through in that order, int64. May be called by any thread."""
-        return generator(self.seed, "order of rows", block.epoch, block.number * self.chunks_mixed).permutation(size)
+        rng = generator(self.seed, "order of rows", block.epoch, block.number * self.chunks_mixed)
+        runs = rng.permutation(-(-size // self.run_rows))
+        rows = (runs[:, None] * self.run_rows + np.arange(self.run_rows)).reshape(-1)
+        return rows if len(rows) == size else rows[rows < size]  # the last run may be shorter
 
     def parts(self, first: int, n_rows: int) -> Iterator[Part]:
         """What the rows `first` ... `first + n_rows - 1` are, counted over all epochs."""
