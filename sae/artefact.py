@@ -106,8 +106,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a single file, all or nothing: yields where to write it; at the end it is synced and takes `path`'s place.
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
+    """Write a single file, all or nothing: yields where to write it; at the end it takes `path`'s place.
+
+    It is synced before that: a power cut might else leave a file of that name with half of its content. Where that would be
+    noticed on reading, save the time.
 
     Raises `DiskError` if the disk fills up."""
     partial = path.with_name(path.name + ".partial")
@@ -115,9 +118,11 @@ def replacing(path: Path) -> Iterator[Path]:
         make_parent(path)
         try:
             yield partial
-            sync(partial)
+            if synced:
+                sync(partial)
             os.replace(partial, path)
-            sync(path.parent)
+            if synced:
+                sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 

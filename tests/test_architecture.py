@@ -33,7 +33,7 @@ DOORS = {
         "sae.storage.native_gather",
     },
     "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},
-    "numcodecs": {"sae.storage.mapped"},
+    "numcodecs": {"sae.storage.mapped", "sae.storage.shards"},
     "scipy": {"sae.toys.recovery"},
     "wandb": {"sae.training.mirror"},
 }

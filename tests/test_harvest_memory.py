@@ -50,7 +50,7 @@ def measured(folder, n_rows: int, task: int, shard: int) -> tuple[int, int, int]
 def test_eight_times_the_store_takes_no_more_memory(tmp_path):
     (small, _, few), (large, stated, many) = (measured(tmp_path / str(n), n, 2**22, 2**23) for n in (62_500, 500_000))
     assert (few, many) == (4, 31)
-    assert large < small + 2**22, "half a shard"
+    assert large < small + 5 * 2**21, "a shard and a bit: up to three are in memory, of four not always"
     assert large < stated
 
 

@@ -27,8 +27,8 @@ from sae.storage.order import Order
 CHUNKS_MIXED = 16
 """Chunks whose rows are mixed when batches are drawn: 128 MiB."""
 RUN_ROWS, RUN_BYTES = 4, 2**12
-"""Rows that stay together while they are mixed: as many as fit the bytes, at most so many. Runs of 4 rows of 1 KiB are gathered in 0.106
-CPU seconds a GiB, single rows in 0.157, runs of 16 in 0.095."""
+"""Rows that stay together while they are mixed: as many as fit the bytes, at most so many. Runs of 4 rows of 1 KiB are gathered
+in 0.106 CPU seconds a GiB, single rows in 0.157, runs of 16 in 0.095."""
 MOST_THREADS = 4
 """That read ahead, unless more are asked for."""
 
@@ -77,8 +77,8 @@ class ActivationStore:
         """Endless float32 batches of exactly `n_rows`, from batch `start` on; batch k depends on `seed` and k alone.
 
         Every row comes once an epoch, in another order each epoch: the store is shuffled as it lies; each epoch also permutes
-        the order of its chunks, and runs of up to `RUN_ROWS` rows within `CHUNKS_MIXED` chunks. What an epoch leaves over begins the
-        next one.
+        the order of its chunks, and runs of up to `RUN_ROWS` rows within `CHUNKS_MIXED` chunks. What an epoch leaves over begins
+        the next one.
 
         `threads` (by default as many as there are cores, 4 at most) read ahead. In memory there are at most 2 `CHUNKS_MIXED`
         chunks before compression, and (threads + 2) batches besides those that the caller holds; on object storage, two more

@@ -18,10 +18,11 @@ from sae.provenance import Run
 zarr.config.set({"array.write_empty_chunks": True})
 
 Codec = Literal["none", "zstd", "lz4"]
+ZSTD_LEVEL, LZ4_LEVEL = 1, 5
 CODECS: dict[Codec, tuple[Any, ...]] = {
     "none": (Crc32cCodec(),),
-    "zstd": (ZstdCodec(level=1, checksum=True),),
-    "lz4": (BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"), Crc32cCodec()),
+    "zstd": (ZstdCodec(level=ZSTD_LEVEL, checksum=True),),
+    "lz4": (BloscCodec(cname="lz4", clevel=LZ4_LEVEL, shuffle="noshuffle"), Crc32cCodec()),
 }
 """What a chunk goes through, last a checksum. Costs and sizes: docs/store.md."""
 

@@ -31,7 +31,8 @@ class Part(NamedTuple):
 
 
 class Order:
-    """Of the rows of a store of `n_rows`, in chunks of `chunk_rows`, `chunks_mixed` of which make a block; `run_rows` stay together."""
+    """Of the rows of a store of `n_rows`, in chunks of `chunk_rows`, `chunks_mixed` of which make a block; `run_rows` stay
+    together."""
 
     def __init__(self, n_rows: int, chunk_rows: int, chunks_mixed: int, seed: int, run_rows: int = 1):
         self.n_rows, self.chunk_rows, self.chunks_mixed, self.seed = n_rows, chunk_rows, chunks_mixed, seed

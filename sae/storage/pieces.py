@@ -1,8 +1,9 @@
 """Pieces: rows that one task harvested, sorted by their place in the store, in one file that says of itself whether it is whole.
 
 A file is the records (`Layout.record`), then for each shard of the store where its records begin and their crc32c, then the sums
-of the rows, and which task of which plan it is. It is written aside and renamed, so it is there or not; and what a shard reads
-from it is checked, so that no bit that turned on the way goes into a store.
+of the rows, and which task of which plan it is. It is written aside and renamed, so whoever is killed leaves it there or not; and
+what a shard reads from it is checked, so that no bit that turned on the way goes into a store. For that reason it is not synced:
+a power cut costs at most the work on pieces that had not reached the disk, and most are removed before they need to.
 """
 
 import json
@@ -118,7 +119,7 @@ def _of(path: Path, plan: str) -> str:
 
 def _write(path: Path, plan: str, slices: Iterator[np.ndarray], sums: Sums) -> None:
     starts, crcs = [0], []
-    with artefact.replacing(path) as partial, open(partial, "wb") as file:
+    with artefact.replacing(path, synced=False) as partial, open(partial, "wb") as file:
         for records in slices:
             file.write(records.data)
             starts.append(starts[-1] + len(records))

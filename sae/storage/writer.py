@@ -13,13 +13,15 @@ Pieces and records of shards name the plan that they are of, so that none of ano
 
 A row's place is a permutation of its number (`permutation`), so a task needs to know nothing of the others, and who does what, in
 which order and how often changes no byte. That is a shuffle in two passes, or three where a shard would read less than
-`SLICE_BYTES` from a piece, in memory of one shard.
+`SLICE_BYTES` from a piece, in memory of `BESIDE` shards and one.
 """
 
 import dataclasses
 import hashlib
 import json
 import shutil
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,11 +32,15 @@ from sae import artefact
 from sae.errors import StoreError
 from sae.provenance import Run, sha256_file
 from sae.storage import arrays, claim
-from sae.storage.checked import CHECKSUMS, checksums
-from sae.storage.layout import FIELDS, SCHEMA, ZARR, Layout, create_arrays, shard_files
+from sae.storage.checked import CHECKSUMS
+from sae.storage.layout import SCHEMA, ZARR, Layout, create_arrays
 from sae.storage.permutation import Permutation
 from sae.storage.pieces import SLICE_BYTES, Piece, Sums, fields_of, join_pieces, write_piece
+from sae.storage.shards import Shards
 from sae.storage.share import Share
+
+BESIDE = 2
+"""Shards that are written while the rows of another are gathered: one computes, the other waits for the disk."""
 
 
 class StoreWriter:
@@ -126,16 +132,23 @@ class StoreWriter:
             write_piece(self._spare, self.layout, self._plan_digest, records, sums)
 
     def shuffle(self) -> None:
-        """Write this share's shards that are missing. Raises `DamagedPieceError`."""
+        """Write this share's shards that are missing, `BESIDE` of them while the rows of the next are gathered. Raises
+        `DamagedPieceError`."""
         with artefact.full_disk_told(self.target):
-            pieces, group = self._pieces(), self._group()
-            for shard in range(self.share.first, self.layout.n_shards, self.share.n):
-                if not self._is_written(shard):
-                    self._write(shard, pieces, group)
+            pieces, group, shards = self._pieces(), self._group(), self._shards
+            with ThreadPoolExecutor(BESIDE) as beside:
+                writing: deque[Future[None]] = deque()
+                for shard in range(self.share.first, self.layout.n_shards, self.share.n):
+                    if not shards.is_written(shard):
+                        if len(writing) == BESIDE:
+                            writing.popleft().result()
+                        writing.append(beside.submit(shards.write, shard, self._gathered(shard, pieces), group))
+                for each in writing:
+                    each.result()
 
     def n_unwritten(self) -> int:
         """Shards that are missing, whoever is to write them."""
-        return sum(not self._record(shard).is_file() for shard in range(self.layout.n_shards))
+        return self._shards.n_unwritten()
 
     def commit(self, facts: dict[str, object]) -> None:
         """The store, in place of whatever was there; its record is written last. Not for a share: two would be at it at once."""
@@ -155,7 +168,7 @@ class StoreWriter:
                 "square_norm_of_mean": float(np.square(mean).sum()),
                 "n_dropped": len(of_all.dropped),
                 "mean": mean.tolist(),
-                CHECKSUMS: self._checksums(),
+                CHECKSUMS: self._shards.checksums(),
             }
             run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files())
             artefact.put_in_place(self._store, self.target, run)
@@ -210,49 +223,16 @@ class StoreWriter:
         if self._plan != found:
             self._settle(own)
 
-    def _write(self, shard: int, pieces: list[Piece], group: arrays.Group) -> None:
-        rows = self.layout.shard(shard)
+    def _gathered(self, shard: int, pieces: list[Piece]) -> dict[str, np.ndarray]:
+        """The fields of a shard's rows, in their order."""
         fields = fields_of(pieces, shard, self.layout)
         if fields is None:
             raise StoreError(f"the pieces in {self.path} do not make up shard {shard}; remove {self.path} and harvest again")
-        digests, chunks = {}, {}
-        for (name, field), file in zip(FIELDS, shard_files(shard), strict=True):
-            (self._store / file).unlink(missing_ok=True)  # zarr would read what is there, damaged as it may be
-            array = arrays.get_array(group, name)
-            array[rows] = fields[field]
-            artefact.sync(self._store / file)
-            digests[file] = sha256_file(self._store / file)
-            chunks[name] = checksums(fields[field], array.chunks[0])
-        artefact.write_text(self._record(shard), self._text_of(digests, chunks))
-
-    def _text_of(self, digests: dict[str, str], chunks: dict[str, str]) -> str:
-        """The text of a shard's record, with a digest of itself."""
-        stated = {"plan": self._plan_digest, "files": digests, "chunks": chunks}
-        return json.dumps({**stated, "sha256": hashlib.sha256(json.dumps(stated).encode()).hexdigest()}, indent=1)
-
-    def _is_written(self, shard: int) -> bool:
-        """Whether a shard is there, with the digests that it was written with; a record that is wrong is removed."""
-        record = self._record(shard)
-        try:
-            text = record.read_text(encoding="utf-8")
-            digests = {name: sha256_file(self._store / name) for name in shard_files(shard)}
-            whole = text == self._text_of(digests, json.loads(text)["chunks"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            record.unlink(missing_ok=True)
-        return whole
-
-    def _checksums(self) -> dict[str, str]:
-        """Of the chunks of all shards, by array."""
-        shards = [json.loads(self._record(shard).read_text(encoding="utf-8")) for shard in range(self.layout.n_shards)]
-        return {name: "".join(shard["chunks"][name] for shard in shards) for name, _ in FIELDS}
+        return fields
 
     def _files(self) -> dict[str, str]:
         """Digests of all files of the store; what does not belong to it (of someone killed) is removed."""
-        files: dict[str, str] = {}
-        for shard in range(self.layout.n_shards):
-            files |= json.loads(self._record(shard).read_text(encoding="utf-8"))["files"]
+        files = self._shards.files()
         for file in self._store.rglob("*"):
             name = file.relative_to(self._store).as_posix()
             if file.is_file() and name not in files:
@@ -306,8 +286,9 @@ class StoreWriter:
     def _store(self) -> Path:
         return self.path / "store"
 
-    def _record(self, shard: int) -> Path:
-        return self.path / "shards" / f"{shard:05d}.json"
+    @property
+    def _shards(self) -> Shards:
+        return Shards(self.path / "shards", self._store, self.layout, self._plan_digest)
 
 
 def stands(target: Path, run: Run) -> bool:

@@ -84,7 +84,7 @@ def test_killed_at_every_write_sync_and_rename(subject, step):
 @pytest.mark.parametrize("ways", ["pieces"])
 def test_the_harness_catches_a_writer_that_does_not_rename(subject, monkeypatch):
     @contextlib.contextmanager
-    def in_place(path):
+    def in_place(path, *, synced=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield path
 
