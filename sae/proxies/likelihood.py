@@ -18,8 +18,8 @@ from numpy import ndarray
 
 from sae.errors import ConfigError
 from sae.proxies.sampling import Statistics
-from sae.shapes import DocumentArray, TokenArray
-from sae.storage.tokens import NO_DOCUMENT
+from sae.shapes import DocumentArray
+from sae.storage.tokens import NO_DOCUMENT, Contexts
 
 FLOOR = 1e-10
 """Probability of one character outside the alphabet, or of the script given text outside it. The paper states it for
@@ -29,8 +29,8 @@ Scores = Float[ndarray, "context position"]
 """Nats, float64; NaN at BOS; -inf where too few tokens lead up to the position."""
 
 
-Scorer = Callable[[TokenArray, DocumentArray], Scores]
-"""Takes contexts' tokens and documents, gives the log-likelihood ratio at every position."""
+Scorer = Callable[[Contexts], Scores]
+"""Gives the log-likelihood ratio at every position."""
 
 
 class Proxy(ABC):
@@ -67,8 +67,8 @@ class Alphabet(Proxy):
     def scorer(self, statistics: Statistics) -> Scorer:
         weights = self.weights(statistics)
 
-        def score(tokens: TokenArray, document: DocumentArray) -> Scores:
-            return max_over_substrings(weights[tokens], document, self.min_tokens)
+        def score(contexts: Contexts) -> Scores:
+            return max_over_substrings(weights[contexts.tokens], contexts.document, self.min_tokens)
 
         return score
 

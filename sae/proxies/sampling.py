@@ -23,6 +23,8 @@ class Statistics(NamedTuple):
     """log P of each token id, nats, smoothed; over all tokens of documents, so BOS counts for nothing."""
     sample: Contexts
     """Randomly chosen train contexts, for P(script) and for tokens that are part of a character."""
+    kinds: tuple[str, ...] = ()
+    """Of documents; `Contexts.kind` counts through them."""
 
 
 def measure(store: TokenStore, n_sample: int, seed: int) -> Statistics:
@@ -38,7 +40,7 @@ def measure(store: TokenStore, n_sample: int, seed: int) -> Statistics:
         raise CorpusError(f"the train split of {store.path} holds no tokens; make it from more text")
     parts = list(read_contexts(split, choose_contexts(split, n_sample, seed)))
     sample = Contexts(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    return Statistics(store.vocabulary, log_probabilities(counts), sample)
+    return Statistics(store.vocabulary, log_probabilities(counts), sample, store.kinds)
 
 
 def log_probabilities(counts: ndarray) -> Float[ndarray, " vocab"]:

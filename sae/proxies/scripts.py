@@ -18,7 +18,6 @@ from numpy import ndarray
 from sae.errors import ConfigError
 from sae.proxies.likelihood import FLOOR, Proxy, Scorer, Scores, continues
 from sae.proxies.sampling import Statistics
-from sae.shapes import DocumentArray, TokenArray
 from sae.storage.tokens import NO_DOCUMENT, Contexts
 
 Blocks = tuple[tuple[int, int], ...]
@@ -46,7 +45,8 @@ class Script(Proxy):
         in_part = np.where([_is_part(text) for text in statistics.vocabulary], fractions.of_token, 0.0)
         log_single = np.log(np.maximum(in_part, FLOOR))
 
-        def score(tokens: TokenArray, document: DocumentArray) -> Scores:
+        def score(contexts: Contexts) -> Scores:
+            tokens, document = contexts.tokens, contexts.document
             same = continues(document)
             state = np.zeros(len(tokens), dtype=step.dtype)
             scores = log_single[tokens]

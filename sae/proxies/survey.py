@@ -13,7 +13,7 @@ from sae.dictionary.base import Dictionary
 from sae.errors import CorpusError
 from sae.progress import ProgressBar
 from sae.proxies.agreement import Correlations, Strongest, Tally, score_bins
-from sae.proxies.hypotheses import HYPOTHESES, Hypothesis, ProxiesConfig
+from sae.proxies.hypotheses import Hypothesis, ProxiesConfig
 from sae.proxies.likelihood import Scorer
 from sae.proxies.sampling import choose_contexts, measure, read_contexts
 from sae.shapes import Rows
@@ -42,7 +42,7 @@ class Text:
     """The held-out contexts that the hypotheses are tried on, with their scorers; every pass reads the same tokens."""
 
     def __init__(self, store: TokenStore, config: ProxiesConfig):
-        self.hypotheses: list[Hypothesis] = [HYPOTHESES[name] for name in config.hypotheses]
+        self.hypotheses: list[Hypothesis] = config.chosen()
         self._split = store.split("heldout")
         self._chosen = choose_contexts(self._split, config.n_tokens, config.seed)
         statistics = measure(store, config.n_sample_tokens, config.seed)
@@ -56,7 +56,7 @@ class Text:
         n_contexts = max(1, (65536 if on_gpu else 2048) // self._split.context_length)
         with ProgressBar(label, int(self._chosen.sum())) as bar:
             for block in read_contexts(self._split, self._chosen, SCORED_CONTEXTS):
-                scores = np.stack([score(block.tokens, block.document) for score in self._scorers], axis=-1)
+                scores = np.stack([score(block) for score in self._scorers], axis=-1)
                 for start in range(0, len(block.tokens), n_contexts):
                     part = slice(start, start + n_contexts)
                     kept = block.document[part] != NO_DOCUMENT

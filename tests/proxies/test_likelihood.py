@@ -77,7 +77,7 @@ def test_dna_needs_two_tokens(tmp_path):
     store = write_store(tmp_path / "tokens", vocabulary, [("english", [2, 0, 1, 2] * 6)], [("dna", [0, 1, 2, 0])])
     score = HYPOTHESES["dna"].proxy.scorer(measure(store, 100, 0))
     heldout = store.split("heldout")[0:1]
-    scores = score(heldout.tokens, heldout.document)
+    scores = score(heldout)
     # CA and T are a quarter each (6.5 of 26), `the` a half (12.5 of 26), up to the smoothing of four tokens' half counts.
     ca, t = -2 * math.log(4) - math.log(6.5 / 26), -math.log(4) - math.log(6.5 / 26)
     the = 3 * math.log(1e-10) - math.log(12.5 / 26)
