@@ -8,7 +8,7 @@ from sae import artefact
 from sae.shapes import TokenArray
 from sae.source.fast_forward import resolve
 from sae.source.heldout import measure, spread
-from sae.source.pretrained import Found, from_folder, from_hub
+from sae.source.pretrained import Found, from_folder, from_hub, shuffled
 from sae.source.train_transformer import train_transformer
 from sae.source.transformer import (
     TransformerSource,
@@ -31,6 +31,8 @@ def main(stage: Stage) -> None:
     run = stage.run("transformer", config, id=stage.transformer_id, parents=(stage.tokens,))
     with artefact.writing(stage.transformer, run) as draft:
         found, facts = obtain(stage, config, train, store.n_vocab)
+        if config.shuffle_weights:
+            found = shuffled(found, config.seed)
         source = TransformerSource(found.bridge, site_of(config), stage.device)
         check_fit(source, store.n_vocab, store.context_length)
         heldout = measure(source, train, spread(store.split("heldout"), config.heldout_tokens))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sae import artefact
+from sae.chance import generator
 from sae.errors import ConfigError
 from sae.source.hub import snapshot
 from sae.source.transformer import (
@@ -53,6 +54,18 @@ class Found(NamedTuple):
     """name and commit, for one whose weights stay in the hub's cache; None for one whose weights are to be copied."""
     origin: str
     """For the record: the repository and commit, or what kind of folder it was."""
+
+
+def shuffled(found: Found, seed: int) -> Found:
+    """The same transformer with the entries of each of its weight tensors permuted among themselves, in place; a tensor's order
+    depends on the seed and its name. Raises `ConfigError` for one whose weights are the hub's."""
+    if found.hub is not None:
+        raise ConfigError("shuffle_weights: this transformer's weights stay in the hub's cache; take one from a folder")
+    with torch.no_grad():
+        for name, weight in found.bridge.original_model.named_parameters():
+            order = generator(seed, f"shuffled weights {name}").permutation(weight.numel())
+            weight.copy_(weight.flatten()[torch.from_numpy(order).to(weight.device)].view_as(weight))
+    return found._replace(origin=f"{found.origin}, its weights shuffled")
 
 
 def from_folder(path: str | Path) -> Found:

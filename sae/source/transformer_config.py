@@ -20,6 +20,10 @@ class TransformerConfig:
     hook: str = ""
     """Name of the hook point, as transformer_lens names it; empty is `blocks.{layer}.mlp.hook_post`, after the nonlinearity (and,
     for `solu_ln`, after the MLP's LayerNorm; `blocks.{layer}.mlp.ln.hook_in` is before it)."""
+    shuffle_weights: bool = False
+    """Permute the entries of each of its weight tensors, by `seed`, once it is there: the control that has learned nothing but
+    how large weights are (Towards Monosemanticity, "Automated interpretability", the randomised transformer). Not for a
+    `pretrained` one whose weights stay in the hub's cache."""
     heldout_tokens: int = 262144
     """Held-out tokens on which the loss is measured and compared with the baselines, in contexts evenly spaced over the split."""
 

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from sae import artefact
 from sae.errors import ConfigError, UnavailableError
 from sae.provenance import Run
-from sae.source.pretrained import from_folder, from_hub
+from sae.source.pretrained import from_folder, from_hub, shuffled
 from sae.source.transformer import Site, TransformerSource, load_source, write_source
 
 NAME, COMMIT = "NeelNanda/GELU_1L512W_C4_Code", "0123456789abcdef0123456789abcdef01234567"
@@ -261,3 +261,22 @@ def test_a_folder_without_what_it_needs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.pt").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"found: mine.pth, other.pt"):
         from_folder(tmp_path)
+
+
+def test_shuffled_weights_keep_their_numbers_and_lose_their_places(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    torch.save(hooked_transformer_weights(), tmp_path / "mine.pth")
+    before = {name: value.clone() for name, value in from_folder(tmp_path).bridge.original_model.named_parameters()}
+    found, again, other = (shuffled(from_folder(tmp_path), seed) for seed in (0, 0, 1))
+    assert found.origin.endswith("its weights shuffled")
+    moved = {
+        name: dict(each.bridge.original_model.named_parameters()) for name, each in (("a", found), ("b", again), ("c", other))
+    }
+    for name, weight in before.items():
+        assert torch.equal(moved["a"][name].flatten().sort().values, weight.flatten().sort().values)
+        assert torch.equal(moved["a"][name], moved["b"][name])
+        if weight.unique().numel() > 8:
+            assert not torch.equal(moved["a"][name], weight)
+            assert not torch.equal(moved["a"][name], moved["c"][name])
+    with pytest.raises(ConfigError, match="stay in the hub's cache"):
+        shuffled(found._replace(hub={"name": NAME, "commit": COMMIT}), 0)
