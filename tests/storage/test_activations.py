@@ -11,6 +11,7 @@ from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.storage import activations
 from sae.storage.activations import ActivationStore
+from sae.storage.upkeep import describe
 from tests.support.activations import write_store
 
 D_MLP = 4
@@ -162,3 +163,10 @@ def test_a_record_that_tells_another_number_of_rows_is_refused(tmp_path):
     (store.path / artefact.RUN_FILE).write_text(run.to_json())
     with pytest.raises(StoreError, match="holds 300 rows where its record says 301"):
         ActivationStore.open(store.path)
+
+
+def test_a_store_is_described_from_within_it_too(tmp_path, monkeypatch):
+    """The path `.` has no name, by which what lies beside a store goes."""
+    store = make_store(tmp_path / "store")
+    monkeypatch.chdir(store.path)
+    assert dict(describe("."))["lies in"] == str(tmp_path / "store")
