@@ -49,7 +49,7 @@ def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | 
     process writes the store. What is missing in a folder linked to a bucket is fetched; of a bucket nothing is repaired in its
     place."""
     refuse_url(path)
-    path = Path(path)
+    path = upkeep.named(path)
     with artefact.full_disk_told(path), claim.claimed(path, None):
         run = artefact.read_run(path, "activations")
         linked = Linked.of(path, run)

@@ -19,7 +19,7 @@ from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
 from sae.storage import arrays, prefetch
 from sae.storage.checked import CheckedChunks, check_small, may_lack
-from sae.storage.dataset import RowsDataset
+from sae.storage.dataset import RowsDataset, at_least
 from sae.storage.layout import FIELDS, Stored, from_disk, layout_of
 from sae.storage.linked import folder_of
 from sae.storage.order import Order
@@ -83,8 +83,9 @@ class ActivationStore:
         `threads` (by default as many as there are cores, 4 at most) read ahead. In memory there are at most 2 `CHUNKS_MIXED`
         chunks before compression, and (threads + 2) batches besides those that the caller holds; on object storage, two more
         chunks a thread. `pin`: page-locked, for copies to a GPU; by default where this process uses one by the time of the first
-        batch. Raises `ConfigError` for more rows than the store has.
+        batch. Raises `ConfigError` for more rows than the store has, and for numbers that are none of these.
         """
+        at_least(0, start=start)
         made = prefetch.batches(self._plan(n_rows, seed, threads=threads, pin=pin), count(start))
         return Batches(made, n_rows=n_rows, seed=seed, start=start)
 
@@ -93,7 +94,9 @@ class ActivationStore:
         return RowsDataset(self._plan(n_rows, options.pop("seed", 0), threads=options.pop("threads", None)), **options)
 
     def _plan(self, n_rows: int, seed: int, *, threads: int | None = None, pin: bool | None = None) -> prefetch.Plan:
-        if not 1 <= n_rows <= self.n_rows:
+        at_least(1, n_rows=n_rows, threads=1 if threads is None else threads)
+        at_least(0, seed=seed)
+        if n_rows > self.n_rows:
             raise ConfigError(
                 f"batches of {n_rows} rows from a store of {self.n_rows}; harvest more rows or take smaller batches"
             )

@@ -52,14 +52,15 @@ def create_array(
 
     What is missing reads as NaN, in whole numbers as the greatest one: not as zeros, to any reader that does not look for it."""
     rest = shape[1:]
+    per_shard = (
+        None if shard_rows is None else -(-shard_rows // chunk_rows)
+    )  # of small chunks too: the index has an entry for each
     chunk_rows = max(1, min(chunk_rows, shape[0]))
-    if shard_rows is not None:
-        shard_rows = -(-max(shard_rows, chunk_rows) // chunk_rows) * chunk_rows
     return group.create_array(
         name,
         shape=shape,
         chunks=(chunk_rows, *rest),
-        shards=None if shard_rows is None else (shard_rows, *rest),
+        shards=None if per_shard is None else (per_shard * chunk_rows, *rest),
         dtype=np.dtype(dtype),
         compressors=CODECS[codec],
         dimension_names=axes,

@@ -12,7 +12,7 @@ import numpy as np
 from crc32c import crc32c
 
 from sae import artefact
-from sae.errors import StoreError
+from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.storage import arrays
 from sae.storage.buffers import Buffers
@@ -102,11 +102,14 @@ class CheckedChunks:
         return checksums(values, self.chunk_rows) == self._checksums[chunk]
 
     def read(self, rows: slice) -> np.ndarray:
-        """Rows from anywhere; whole chunks are read for them."""
-        start, stop, step = rows.indices(self.n_rows)
-        out = np.empty((max(0, stop - start), *self._array.shape[1:]), self._array.dtype)
-        for chunk in range(start // self.chunk_rows, -(-stop // self.chunk_rows) if stop > start else 0):
+        """Rows from anywhere; whole chunks are read for them. Raises `ConfigError` for what is no slice."""
+        if not isinstance(rows, slice):
+            raise ConfigError(f"rows {rows!r}: give a slice, such as [0:100]; one row is [i : i + 1]")
+        wanted = range(self.n_rows)[rows]
+        start, stop = (min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1) if wanted else (0, 0)
+        out = np.empty((stop - start, *self._array.shape[1:]), self._array.dtype)
+        for chunk in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
             first = chunk * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)
             out[low - start : high - start] = self(chunk)[low - first : high - first]
-        return out[::step]
+        return out if wanted.step == 1 else np.ascontiguousarray(out[wanted[0] - start :: wanted.step] if wanted else out)

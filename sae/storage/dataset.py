@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from numbers import Integral
 
 import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
@@ -42,8 +43,10 @@ class RowsDataset(IterableDataset[Rows]):
         share: tuple[int, int] | None = None,
     ):
         self.share = _share() if share is None else Share.parse(f"{share[0]}/{share[1]}")
+        at_least(0, start=start)
         self.start, self.n_batches = start, None
         if epochs is not None:
+            at_least(1, epochs=epochs)
             n_rows = epochs * plan.order.n_rows
             plan = replace(plan, end=n_rows)
             per_round = plan.n_rows * self.share.n
@@ -72,6 +75,13 @@ class RowsDataset(IterableDataset[Rows]):
         if self.n_batches is None:
             raise TypeError("an endless dataset has no length; say how many 'epochs'")
         return max(0, -(-(self.n_batches - self.share.first) // self.share.n) - self.start)
+
+
+def at_least(least: int, **named: object) -> None:
+    """Raises `ConfigError`, with its name, for what is no whole number, or is below `least`."""
+    for name, value in named.items():
+        if not isinstance(value, Integral) or value < least:
+            raise ConfigError(f"'{name}' = {value!r}: must be a whole number, at least {least}")
 
 
 def _share() -> Share:

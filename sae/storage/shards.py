@@ -7,8 +7,9 @@ specification, as in `mapped`.
 
 import hashlib
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ ABSENT = np.iinfo(np.uint64).max
 """In a shard's index, for a chunk beyond the array's end."""
 THREADS = 4
 """That compress."""
+Packed = tuple[int, list[memoryview | bytes]]
+"""A chunk's checksum and, end to end, what lies in the file for it."""
 
 
 class Written(NamedTuple):
@@ -98,32 +101,53 @@ def write_shard(file: Path, values: np.ndarray, array: Array, codec: Codec) -> W
     assert len(values) <= shards[0], "more than one"
     file.parent.mkdir(parents=True, exist_ok=True)
     places, sums, at, sha256 = np.full((shards[0] // chunk_rows, 2), ABSENT, "<u8"), "", 0, hashlib.sha256()
-    chunks = [np.ascontiguousarray(values[start : start + chunk_rows]) for start in range(0, len(values), chunk_rows)]
-    pack = _packer(array, codec)
+    chunks = (np.ascontiguousarray(values[start : start + chunk_rows]) for start in range(0, len(values), chunk_rows))
     with open(file, "wb") as opened, ThreadPoolExecutor(THREADS) as pool, ThreadPoolExecutor(1) as beside:
-        for i, (crc, parts) in enumerate(pool.map(pack, chunks)):
+        digested: Future[None] | None = None
+        for i, (crc, parts) in enumerate(_ahead(pool, _packer(array, codec), chunks)):
             sums += f"{crc:08x}"
             places[i] = at, sum(map(len, parts))
             at += int(places[i, 1])
+            if digested is not None:
+                digested.result()
+            digested = beside.submit(_digest, sha256, parts)
             for part in parts:
-                beside.submit(sha256.update, part)
                 opened.write(part)
+        if digested is not None:
+            digested.result()
         index = places.tobytes()
         end = index + _little(crc32c(index))
-        beside.submit(sha256.update, end)
+        sha256.update(end)
         opened.write(end)
     return Written(sha256.hexdigest(), sums)
 
 
-def _packer(array: Array, codec: Codec) -> Callable[[np.ndarray], tuple[int, list[memoryview | bytes]]]:
-    """Gives for a chunk its checksum and, end to end, what lies in the file for it. Several threads may call it at once."""
+def _ahead(pool: Executor, pack: Callable[[np.ndarray], Packed], chunks: Iterable[np.ndarray]) -> Iterator[Packed]:
+    """Each packed, in order; one for each thread is begun ahead. `pool.map` begins all, and lets up to a whole shard more lie in
+    memory: two that were being written, of rows that do not shrink, took 600 MiB where 430 do."""
+    coming: deque[Future[Packed]] = deque()
+    for chunk in chunks:
+        coming.append(pool.submit(pack, chunk))
+        if len(coming) > THREADS:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
+
+
+def _digest(sha256: "hashlib._Hash", parts: list[memoryview | bytes]) -> None:
+    for part in parts:
+        sha256.update(part)
+
+
+def _packer(array: Array, codec: Codec) -> Callable[[np.ndarray], Packed]:
+    """What packs a chunk. Several threads may call it at once."""
     encoders: dict[Codec, Callable[[np.ndarray], memoryview | bytes]] = {
         "none": _bytes,
         "zstd": Zstd(level=ZSTD_LEVEL, checksum=True).encode,
         "lz4": Blosc(cname="lz4", clevel=LZ4_LEVEL, shuffle=NOSHUFFLE, typesize=array.dtype.itemsize).encode,
     }
 
-    def pack(rows: np.ndarray) -> tuple[int, list[memoryview | bytes]]:
+    def pack(rows: np.ndarray) -> Packed:
         crc = crc32c(_bytes(rows))
         whole = rows
         if len(rows) < array.chunks[0]:  # the last chunk lies there in full

@@ -70,6 +70,11 @@ def _damage(name: str, digest: Callable[[], str], expected: str, missing: str) -
     return None if actual == expected else Damage(name, f"is damaged: sha256 {actual}, committed as {expected}")
 
 
+def named(path: str | Path) -> Path:
+    """A folder's path that ends in its name, which that of `.` does not: what lies beside a store goes by its name."""
+    return Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()
+
+
 def describe(path: str | Path) -> list[tuple[str, str]]:
     """All that is worth knowing of a store (or its URL), or of an unfinished one, as labels and values. Reads no rows."""
     bucket = bucket_of(path)
@@ -77,7 +82,7 @@ def describe(path: str | Path) -> list[tuple[str, str]]:
         content, run = _record(path, bucket)
         sizes = [there.size for there in bucket.files().values()]
         return [*_whole(layout_of(bucket.url, run), run, sum(sizes), content), ("lies in", bucket.url)]
-    path = Path(path)
+    path = named(path)
     partial = path.with_name(path.name + ".partial")
     if path.name.endswith(".partial") or (not path.exists() and partial.is_dir()):
         return list(_progress(path if path.name.endswith(".partial") else partial))

@@ -1,7 +1,8 @@
 """`StoreWriter`: an activation store as idempotent tasks, in any number of processes, killed and started again as often as you
 like.
 
-The work lies in `<store>.partial`, and whatever stands there is whole (written aside, synced, renamed):
+The work lies in `<store>.partial`, and whatever stands there is whole (written aside, synced, renamed), but in `store/`, where a
+shard counts only with its record:
 
     plan.json          what is to be written: a changed parameter, parent or version makes it another plan
     pieces/00007       the rows of task 7, sorted by where they belong (`pieces`)

@@ -118,4 +118,7 @@ def input_scale(mean_square_norm: float, d_mlp: int) -> float:
     Monosemanticity the mean square, as here). Raises `ConfigError` for rows that are all zero or not finite."""
     if not (math.isfinite(mean_square_norm) and mean_square_norm > 0):
         raise ConfigError(f"the activations' mean square norm is {mean_square_norm}: nothing to learn from; check the rows")
-    return math.sqrt(d_mlp / mean_square_norm)
+    scale = math.sqrt(d_mlp / mean_square_norm)
+    if not 2.0**-126 <= scale < 2.0**126:
+        raise ConfigError(f"the activations' mean square norm is {mean_square_norm}: beyond float32; give the rows another unit")
+    return scale

@@ -7,6 +7,7 @@ from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from crc32c import crc32c
 from torch import Tensor
 
 from sae.chance import generator
@@ -38,7 +39,7 @@ class TensorRows:
     def __init__(self, rows: Tensor):
         if rows.ndim != 2 or not rows.is_floating_point() or len(rows) == 0:
             raise ConfigError(f"rows must be a floating-point tensor [row, d_mlp], not {rows.dtype} {tuple(rows.shape)}")
-        self.rows = rows
+        self.rows = rows.detach()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,6 +51,14 @@ class TensorRows:
     @property
     def mean_square_norm(self) -> float:
         return mean_square(self.rows.split(1 << 16))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Number of rows, and their crc32c: the first batch alone stays as it is where another row changes."""
+        crc = 0
+        for part in self.rows.split(1 << 16):
+            crc = crc32c(part.cpu().contiguous().view(torch.uint8).numpy().data, crc)
+        return {"n_rows": len(self), "crc32c": crc}
 
     def batches(self, n_rows: int, *, seed: int = 0, start: int = 0) -> Iterator[Rows]:
         if n_rows > len(self):

@@ -107,6 +107,8 @@ def fit(
     one, at the end, stays: called again, the finished dictionaries come back at once. `names` are for messages; by default
     `configs[0]` and so on."""
     rows, configs = _sized(rows, _checked(configs))
+    if observers is not None and len(observers) != len(configs):
+        raise ConfigError(f"{len(observers)} lists of observers for {len(configs)} configs: give one for each, empty for none")
     names = [f"configs[{i}]" for i in range(len(configs))] if names is None else names
     shared = {(config.batch_size, config.data_seed) for config in configs}
     if len(shared) != 1:
@@ -118,7 +120,8 @@ def fit(
         feed = make_feed(rows, batch_size, data_seed)
         if checkpoints is not None:
             identity = {"configs": [dataclasses.asdict(config) for config in configs], "rows": fingerprint(feed.first())}
-            identity |= {"feed": rows.identity} if hasattr(rows, "identity") else {}
+            of_feed = getattr(getattr(feed, "source", None), "identity", None)
+            identity |= {"feed": of_feed} if of_feed is not None else {}
             saved = Checkpoints(checkpoints, {**identity, "data": data})
             stack.enter_context(saved.locked())
             start = saved.latest(discard_foreign=discard_foreign)
@@ -140,6 +143,7 @@ def fit(
 
 def _checked(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
     """The configs, with values of the wrong type or kind refused, which the dataclass itself lets pass."""
+    configs = configs if isinstance(configs, TrainConfig) else list(configs)
     if isinstance(configs, TrainConfig) or not all(isinstance(config, TrainConfig) for config in configs) or not configs:
         raise ConfigError(f"configs must be a list of at least one TrainConfig, not {configs!r}")
     return [build(TrainConfig, dataclasses.asdict(config), "train") for config in configs]
@@ -224,7 +228,12 @@ def _sized(
     if isinstance(rows, Tensor) or hasattr(rows, "batches"):
         n_rows = len(rows) if isinstance(rows, Sized) else None
         return rows, [config.sized(n_rows) for config in configs]
-    batches = iter(cast(Iterable[Tensor], rows))
+    if not isinstance(rows, Iterable) or hasattr(rows, "__array__") or isinstance(rows, (str, bytes, Path, dict)):
+        raise ConfigError(
+            f"rows must be a tensor [row, d_mlp] (of an array: torch.from_numpy), an ActivationStore (of a path: "
+            f"ActivationStore.open) or an iterator of batches, not {type(rows).__name__}"
+        )
+    batches = iter(rows)
     try:
         first = next(batches)
     except StopIteration:

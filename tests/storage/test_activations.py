@@ -11,6 +11,7 @@ from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.storage import activations
 from sae.storage.activations import ActivationStore
+from sae.storage.upkeep import describe
 from tests.support.activations import write_store
 
 D_MLP = 4
@@ -87,6 +88,31 @@ def test_batch_larger_than_the_store_is_refused(tmp_path):
         next(make_store(tmp_path / "store").batches(301))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "rows", [slice(None, None, -1), slice(250, 3, -7), slice(5, 290, 3), slice(3, 3), slice(9, 2), slice(-5, None)]
+)
+def test_slices_are_numpys(tmp_path, rows, dtype):
+    values, origin = np.random.default_rng(0).integers(0, 99, (300, 2)).astype(np.float32), np.zeros((300, 2), np.uint32)
+    store = write_store(tmp_path / "store", values, origin, dtype=dtype, chunk_rows=16, chunks_per_shard=4)
+    np.testing.assert_array_equal(store[rows], store[0:300][rows])
+
+
+@pytest.mark.parametrize(("name", "value"), [("start", -1), ("seed", -1), ("threads", -1), ("n_rows", 0)])
+def test_numbers_that_make_no_batches_are_named(tmp_path, name, value):
+    store = make_store(tmp_path / "store")
+    with pytest.raises(ConfigError, match=f"'{name}' = {value!r}: must be a whole number"):
+        store.batches(**{"n_rows": 8, name: value})
+    with pytest.raises(ConfigError, match=f"'{name}' = {value!r}: must be a whole number"):
+        store.dataset(**{"n_rows": 8, name: value})
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_epochs_that_are_none_are_refused(tmp_path, epochs):
+    with pytest.raises(ConfigError, match="'epochs'"):
+        make_store(tmp_path / "store").dataset(8, epochs=epochs)
+
+
 def test_missing_and_empty_files_are_refused(tmp_path):
     for damage in ("unlink", "truncate"):
         store = make_store(tmp_path / damage)
@@ -137,3 +163,10 @@ def test_a_record_that_tells_another_number_of_rows_is_refused(tmp_path):
     (store.path / artefact.RUN_FILE).write_text(run.to_json())
     with pytest.raises(StoreError, match="holds 300 rows where its record says 301"):
         ActivationStore.open(store.path)
+
+
+def test_a_store_is_described_from_within_it_too(tmp_path, monkeypatch):
+    """The path `.` has no name, by which what lies beside a store goes."""
+    store = make_store(tmp_path / "store")
+    monkeypatch.chdir(store.path)
+    assert dict(describe("."))["lies in"] == str(tmp_path / "store")

@@ -110,6 +110,8 @@ def test_arguments_reach_the_config():
         (toy_rows(), {"device": "tpu"}, "device 'tpu'"),
         (toy_rows() * 0, {}, "mean square norm is 0.0: nothing to learn from"),
         (toy_rows() * float("nan"), {}, "mean square norm is nan"),
+        (toy_rows().double() * 1e100, {}, "beyond float32; give the rows another unit"),
+        (toy_rows().double() * 1e-100, {}, "beyond float32; give the rows another unit"),
         (torch.zeros(0, 8), {}, "floating-point tensor"),
         ([], {}, "the iterator has no batches"),
         ([toy_rows(30)] * 30, {}, "'batch_size' = 40, but the iterator's batches have 30 rows"),
@@ -120,6 +122,11 @@ def test_what_cannot_be_trained_on_is_told(rows, how, message):
     with pytest.raises(ConfigError) as error:
         train(rows, **small(**how))
     assert message in str(error.value)
+
+
+def test_observers_of_another_number_are_told():
+    with pytest.raises(ConfigError, match="1 lists of observers for 2 configs"):
+        train_many(toy_rows(), [toy_config(), toy_config()], observers=[[]])
 
 
 def test_each_of_many_is_the_one_trained_alone():
