@@ -30,6 +30,7 @@ from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions,
 from sae.source.fast_forward import FastForward
 from sae.source.fast_site import fast_site, shape_of, weights_of
 from sae.source.hub import snapshot
+from sae.source.readout import Norm, Readout
 from sae.source.site import Replace, at_positions
 from sae.source.transformer_config import TransformerConfig
 from sae.tensors import save_tensors
@@ -43,6 +44,10 @@ NATIVE_FIELDS = (
     *("n_key_value_heads", "use_attn_scale", "attn_scale", "attn_scores_soft_cap", "output_logits_soft_cap"),
 )
 """What of a TransformerBridgeConfig decides the function that the weights compute."""
+
+
+TOLERANCE = 1e-4
+"""Largest difference of a `Readout`'s logits from transformer_lens's, as a fraction of their norm."""
 
 
 class Site(NamedTuple):
@@ -118,16 +123,50 @@ class TransformerSource:
         later layers make of a direction. RMSNorm subtracts no mean. Raises `ConfigError` at a site that neither the MLP's
         output matrix nor the residual stream reads.
         """
-        x = directions.float() @ self._output_map()
+        readout = self._readout()
+        weights = readout.centre(directions.float() @ readout.W_out) * inverse_scale @ readout.W_U
+        return weights - weights.median(-1, keepdim=True).values
+
+    def readout(self) -> Readout | None:
+        """The protocol's; a formula that does not give transformer_lens's logits after a change at the site is not given."""
+        if self.site.layer != self.n_layers - 1:
+            return None
+        try:
+            readout = self._readout()
+        except ConfigError:
+            return None
+        chance = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.n_vocab, (2, min(8, self.context_length)), generator=chance).to(self.device)
+        change = torch.randn(*tokens.shape, self.d_mlp, generator=chance).to(self.device)
+        expected = self.logits(tokens, lambda activations: activations + change)
+        found = readout.logits(readout.residual(tokens) + change @ readout.W_out)
+        same = found.shape == expected.shape and float((found - expected).norm()) <= TOLERANCE * float(expected.norm())
+        return readout if same else None
+
+    @torch.no_grad()
+    def _readout(self) -> Readout:
+        """The weights from the site to the logits, whatever else lies between. Raises `ConfigError` for a site that has none."""
+        W_U, eps = self.bridge.W_U.float(), 0.0
+        bias = getattr(self.bridge, "b_U", None)
+        bias = W_U.new_zeros(W_U.shape[1]) if bias is None else bias.float()
+        kind: Norm = "none"
         if self._has_final_norm:
             norm = self.bridge.ln_final
-            if not norm.uses_rms_norm:
-                x = x - x.mean(-1, keepdim=True)
-            gain = getattr(norm.original_component, "weight", None)
+            kind, eps = "rms" if norm.uses_rms_norm else "layer", float(self.bridge.cfg.eps)
+            gain, shift = (getattr(norm.original_component, name, None) for name in ("weight", "bias"))
+            if shift is not None:
+                bias = bias + shift.float() @ W_U
             if gain is not None:
-                x = x * (gain.float() + 1.0 if norm.uses_weight_offset else gain.float())
-        weights = x * inverse_scale @ self.bridge.W_U.float()
-        return weights - weights.median(-1, keepdim=True).values
+                W_U = (gain.float() + 1.0 if norm.uses_weight_offset else gain.float())[:, None] * W_U
+        last = f"blocks.{self.n_layers - 1}.hook_resid_post"
+        return Readout(
+            residual=lambda tokens: self._stopped_at(last, tokens),
+            W_out=self._output_map(),
+            W_U=W_U,
+            bias=bias,
+            norm=kind,
+            eps=eps,
+        )
 
     @property
     def _has_final_norm(self) -> bool:
