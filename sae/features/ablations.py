@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from numpy import ndarray
 from torch import Tensor
 
 from sae.features.examples import scramble
-from sae.features.firings import Firings
+from sae.features.firings import BYTES_EACH, Firings
 from sae.features.passes import batches
 from sae.kernels.native_ablation import loss_changes
 from sae.kernels.threads import for_blocks
@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
     """Firings of features, by token; those on the last token of a context, which predicts nothing here, are left out."""
 
     token: Int[ndarray, " pair"]
-    feature: Int[ndarray, " pair"]
+    feature: Integer[ndarray, " pair"]
     value: Float[ndarray, " pair"]
 
 
@@ -55,14 +55,14 @@ def ablation_columns(
 ) -> dict[str, ndarray]:
     """The table's ablation columns, from the `firings` of a pass over the first contexts of `split`.
 
-    Of every firing where the logit weights of all features, n_features · n_vocab float32, take at most half of `memory` (bytes)
-    or the device is a GPU; else of at most `SAMPLED` of each feature, drawn at random. NaN, and counts of 0, where the site does
-    not lie in the last layer: there a change at one position has effects at others (`interventions.ablation_effect`).
+    Of every firing where `memory` (bytes) holds them, 40 bytes each, and the logit weights of all features, n_features · n_vocab
+    float32, or the device is a GPU; else of at most `SAMPLED` of each feature, drawn at random. NaN, and counts of 0, where the
+    site does not lie in the last layer: there a change at one position has effects at others (`interventions.ablation_effect`).
     """
     readout, n_features = source.readout(), firings.n_features
     if readout is None:
         return {"ablation_loss": np.full(n_features, np.nan, np.float32), "n_ablated": np.zeros(n_features, np.int64)}
-    fits = n_features * source.n_vocab * 4 <= memory // 2
+    fits = n_features * source.n_vocab * 4 + len(firings.token) * BYTES_EACH <= memory
     on_cpu = torch.device(source.device).type == "cpu"
     pairs = pairs_of(firings, split.context_length, None if fits or not on_cpu else SAMPLED)
     u = readout.centre(W_dec.float() @ readout.W_out)
@@ -79,7 +79,7 @@ def changes_of(
 ) -> Float[ndarray, " pair"]:
     """Change of the loss, nats, for each pair; `u` [feature, d_model] is what the features write to the residual stream, centred,
     and `v` [feature, vocab] their logit weights, or None where these are not held."""
-    changes, length = np.zeros(len(pairs.token)), split.context_length
+    changes, length = np.zeros(len(pairs.token), np.float32), split.context_length
     limit = int(pairs.token.max(initial=0)) // length + 1
     options = {"contexts_per_batch": contexts_per_batch, "skip_bos": False}
     for batch in batches(source, split, limit, label="ablations", **options):  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def pairs_of(firings: Firings, context_length: int, at_most: int | None) -> Pair
         rank = np.arange(len(order)) - np.searchsorted(feature, feature)
         chosen = chosen[order[rank < at_most]]
     chosen = chosen[np.argsort(firings.token[chosen], kind="stable")]
-    return Pairs(firings.token[chosen], firings.feature[chosen].astype(np.int64), firings.value[chosen])
+    return Pairs(firings.token[chosen], firings.feature[chosen], firings.value[chosen])
 
 
 def compiled(readout: Readout, rows: Rows, pairs: Pairs, u: Tensor, v: Tensor) -> Float[ndarray, " pair"]:
@@ -127,7 +127,8 @@ def multiplied_out(readout: Readout, rows: Rows, pairs: Pairs, u: Tensor) -> Flo
     clean = F.cross_entropy(readout.logits(rows.residual), rows.target, reduction="none")
     for start in range(0, len(pairs.token), max(1, MOST_LOGITS // readout.W_U.shape[1])):
         part = slice(start, start + max(1, MOST_LOGITS // readout.W_U.shape[1]))
-        row, feature, value = (torch.from_numpy(each[part]).to(device) for each in pairs)
+        row, feature = (torch.from_numpy(each[part].astype(np.int64)).to(device) for each in pairs[:2])
+        value = torch.from_numpy(pairs.value[part]).to(device)
         logits = readout.logits(rows.residual[row] - value[:, None] * u[feature])
         found.append(F.cross_entropy(logits, rows.target[row], reduction="none").double() - clean[row].double())
     return torch.cat(found).cpu().numpy() if found else np.zeros(0)

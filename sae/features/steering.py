@@ -7,16 +7,13 @@ from sae.features.interventions import pin
 from sae.features.reading import Reader
 from sae.features.sampling import sample
 
-PREFIX = "1,2,3,4,5,6,7,8,9,10"
-"""The paper's."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Steering:
     """How continuations are drawn."""
 
-    text: str = PREFIX
-    """What they continue."""
+    text: str
+    """What they continue; in the paper 1,2,3,4,5,6,7,8,9,10."""
     n_tokens: int = 60
     temperature: float = 1.0
     """0: always the likeliest token."""

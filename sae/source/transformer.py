@@ -30,7 +30,7 @@ from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions,
 from sae.source.fast_forward import FastForward
 from sae.source.fast_site import fast_site, shape_of, weights_of
 from sae.source.hub import snapshot
-from sae.source.readout import Norm, Readout
+from sae.source.readout import Readout, has_final_norm, readout_of
 from sae.source.site import Replace, at_positions
 from sae.source.transformer_config import TransformerConfig
 from sae.tensors import save_tensors
@@ -44,10 +44,6 @@ NATIVE_FIELDS = (
     *("n_key_value_heads", "use_attn_scale", "attn_scale", "attn_scores_soft_cap", "output_logits_soft_cap"),
 )
 """What of a TransformerBridgeConfig decides the function that the weights compute."""
-
-
-TOLERANCE = 1e-4
-"""Largest difference of a `Readout`'s logits from transformer_lens's, as a fraction of their norm."""
 
 
 class Site(NamedTuple):
@@ -113,7 +109,7 @@ class TransformerSource:
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
 
     def mean_inverse_scale(self, tokens: Tokens) -> float:
-        if not self._has_final_norm:
+        if not has_final_norm(self.bridge):
             return 1.0
         return float(self._stopped_at("ln_final.hook_scale", tokens).double().reciprocal().mean())
 
@@ -138,39 +134,12 @@ class TransformerSource:
         chance = torch.Generator().manual_seed(0)
         tokens = torch.randint(self.n_vocab, (2, min(8, self.context_length)), generator=chance).to(self.device)
         change = torch.randn(*tokens.shape, self.d_mlp, generator=chance).to(self.device)
-        expected = self.logits(tokens, lambda activations: activations + change)
-        found = readout.logits(readout.residual(tokens) + change @ readout.W_out)
-        same = found.shape == expected.shape and float((found - expected).norm()) <= TOLERANCE * float(expected.norm())
-        return readout if same else None
+        return readout if readout.agrees(tokens, change, self.logits(tokens, lambda activations: activations + change)) else None
 
-    @torch.no_grad()
     def _readout(self) -> Readout:
-        """The weights from the site to the logits, whatever else lies between. Raises `ConfigError` for a site that has none."""
-        W_U, eps = self.bridge.W_U.float(), 0.0
-        bias = getattr(self.bridge, "b_U", None)
-        bias = W_U.new_zeros(W_U.shape[1]) if bias is None else bias.float()
-        kind: Norm = "none"
-        if self._has_final_norm:
-            norm = self.bridge.ln_final
-            kind, eps = "rms" if norm.uses_rms_norm else "layer", float(self.bridge.cfg.eps)
-            gain, shift = (getattr(norm.original_component, name, None) for name in ("weight", "bias"))
-            if shift is not None:
-                bias = bias + shift.float() @ W_U
-            if gain is not None:
-                W_U = (gain.float() + 1.0 if norm.uses_weight_offset else gain.float())[:, None] * W_U
+        """From the site on, whatever else may lie between. Raises `ConfigError` for a site that has no output map."""
         last = f"blocks.{self.n_layers - 1}.hook_resid_post"
-        return Readout(
-            residual=lambda tokens: self._stopped_at(last, tokens),
-            W_out=self._output_map(),
-            W_U=W_U,
-            bias=bias,
-            norm=kind,
-            eps=eps,
-        )
-
-    @property
-    def _has_final_norm(self) -> bool:
-        return "ln_final.hook_scale" in self.bridge.hook_dict
+        return readout_of(self.bridge, self._output_map(), lambda tokens: self._stopped_at(last, tokens))
 
     def _output_map(self) -> Tensor:
         """[d_mlp, d_model]: what a direction at the site writes to the residual stream."""

@@ -70,13 +70,13 @@ _TEXTS = {
     ),
     "participation_ratio": (
         "Participation ratio",
-        "1 / Σ c⁴ of the decoder row's entries c: how many neurons carry the feature, were they all to carry it alike; about a third "
-        "of all for a random direction.",
+        "1 / Σ c⁴ of the decoder row's entries c: how many neurons carry the feature, were they all to carry it alike; about a "
+        "third of all for a random direction.",
     ),
     "ablation_loss": (
         "Loss if ablated",
-        "By how much the loss rises, in nats a token, where the feature fires, when it is taken out of the activations: mean over "
-        "the tokens counted under Ablated tokens.",
+        "By how much the loss rises, in nats a token, where the feature fires, when it is taken out of the activations: mean "
+        "over the tokens counted under Ablated tokens.",
     ),
     "n_ablated": (
         "Ablated tokens",

@@ -87,7 +87,7 @@ def test_changes_of_any_size_beside_float64(norm):
     residual, u = rng.normal(size=(6, 8)).astype(np.float32), rng.normal(size=(5, 8)).astype(np.float32)
     W_U, bias = rng.normal(size=(8, 70)).astype(np.float32), rng.normal(size=70).astype(np.float32)
     row = np.repeat(np.arange(6), 4)
-    feature, target = rng.integers(0, 5, 24), rng.integers(0, 70, 6)
+    feature, target = rng.integers(0, 5, 24).astype(np.uint16), rng.integers(0, 70, 6)
     value = np.tile(np.array([0.0, 0.5, 30.0, 400.0], np.float32), 6)
     found = np.zeros(24)
     given = (residual, residual @ W_U, u, u @ W_U, bias, target, 1e-5, norm != "none", found)
