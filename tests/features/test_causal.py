@@ -38,6 +38,24 @@ def test_the_study_is_what_single_ablations_say(made):
     assert study.harmed == pytest.approx(float((own.log_likelihood[at] < 0).float().mean()))
 
 
+def test_bos_is_left_clean(made):
+    source, dictionary, split = made
+    dictionary.b_enc[5], given, seen = 100.0, source.loss, []
+
+    def loss(tokens, replace=None):
+        x = source.activations(tokens)
+        if replace is not None:
+            seen.append((replace(x) != x).any(-1))
+        return given(tokens, replace)
+
+    source.loss = loss
+    ablation_study(source, dictionary, split, 5, FEATURE, n_tokens=100)
+    del source.loss
+    assert len(seen) == 3
+    assert not any(changed[:, 0].any() for changed in seen)
+    assert all(changed[:, 1:].all() for changed in seen[:2])
+
+
 def test_a_feature_that_never_fires_and_one_that_is_not_there(made):
     source, dictionary, split = made
     study = ablation_study(source, dictionary, split, 3, 3, n_tokens=300)
