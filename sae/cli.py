@@ -38,6 +38,7 @@ StorePath = Annotated[Path, typer.Argument(help="The folder of an activation sto
 StorePlace = Annotated[str, typer.Argument(help="The folder of an activation store, or its URL: s3://, gs:// or az://.")]
 Url = Annotated[str, typer.Argument(help="Of the store in a bucket, such as s3://bucket/A/activations.")]
 Name = Annotated[str, typer.Argument(help="A dictionary: its name under --root, such as A/1, or the path of its folder.")]
+FeatureId = Annotated[str, typer.Argument(help="A feature, such as A/1/3450, or a dictionary's path with the number behind it.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 DATA = Path("data")
 
@@ -98,17 +99,39 @@ def features(
 
 
 @app.command()
-def feature(
-    id: Annotated[str, typer.Argument(help="A feature, such as A/1/3450, or a dictionary's path with the number behind it.")],
-    root: Root = DATA,
-) -> None:
+def feature(id: FeatureId, root: Root = DATA) -> None:
     """What is known of one feature: how often it fires, on what, and what it makes more likely."""
     from sae.library import load
 
-    name, _, index = id.rstrip("/").rpartition("/")
-    if not name or not index.isdecimal():
-        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as A/1/3450")
-    typer.echo(str(load(name, root).feature(int(index))))
+    name, index = _split_id(id)
+    typer.echo(str(load(name, root).feature(index)))
+
+
+@app.command()
+def steer(
+    id: FeatureId,
+    text: Annotated[str, typer.Option(help="What is continued.")] = "1,2,3,4,5,6,7,8,9,10",
+    value: Annotated[float | None, typer.Option(help="By default the feature's largest observed activation.")] = None,
+    scale: Annotated[float, typer.Option(help="The value is multiplied by it.")] = 1.0,
+    without: Annotated[bool, typer.Option("--without", help="Ablate the feature: hold it at 0.")] = False,
+    n_tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to write.")] = 60,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws; the same for both continuations.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    root: Root = DATA,
+) -> None:
+    """Continue a text with one feature held at a value at every token, beside what is written without that."""
+    from sae.features.steering import Steering
+    from sae.features.steering import steer as steer_feature
+
+    name, index = _split_id(id)
+    if without and value is not None:
+        raise ConfigError("--without holds the feature at 0 and --value elsewhere; give one of them")
+    reader = _reader(name, root, device)
+    if value is None:
+        value = 0.0 if without else float(reader.dictionary.feature(index).max_activation)
+    steering = Steering(text=text, n_tokens=n_tokens, temperature=temperature, seed=seed)
+    typer.echo(str(steer_feature(reader, index, scale * value, steering)))
 
 
 @app.command()
@@ -230,6 +253,14 @@ def store_repair(
     typer.echo(f"{path}: {len(done.files)} files mended, {done.n_contexts:,} contexts harvested again")
     if done.strays:
         raise StoreError(f"{', '.join(done.strays)} in {path}: no part of the store; move what is yours elsewhere")
+
+
+def _split_id(id: str) -> tuple[str, int]:
+    """A dictionary's name or path, and the number of one of its features."""
+    name, _, index = id.rstrip("/").rpartition("/")
+    if not name or not index.isdecimal():
+        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as A/1/3450")
+    return name, int(index)
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:

@@ -29,7 +29,7 @@ DOORS = {
     "triton": {"sae.kernels.triton_door"},
     "numba": {
         "sae.kernels.instructions",
-        *(f"sae.kernels.native_{name}" for name in ("bytes", "features", "lists", "rows")),
+        *(f"sae.kernels.native_{name}" for name in ("ablation", "bytes", "features", "lists", "rows")),
         "sae.storage.native_gather",
     },
     "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},

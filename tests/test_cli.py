@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import sae
 from sae.cli import app
+from sae.features.feature import printable
 from sae.provenance import Run
 from sae.storage.tokens import TokenStore
 from tests.web import toy_project
@@ -97,6 +98,34 @@ def test_feature_describes_one(run):
     assert run("feature", "data/A/1/3").output.startswith("A/1/3: never fired")
 
 
+def test_steer_writes_with_and_without_the_feature(run):
+    from sae.features.interventions import pin
+    from sae.features.sampling import sample
+    from sae.source.tokenizer import read_tokenizer
+
+    dictionary, source, tokens = sae.load("data/A/1"), toy_project.source(), TokenStore.open("data/tokens")
+    ids = read_tokenizer(tokens.tokenizer_path).encode(TEXT, add_special_tokens=False).ids
+    maximum = dictionary.feature(5).max_activation
+
+    def written(change):
+        drawn = sample(source, [0, *ids], 8, temperature=0.5, seed=3, change=change, bos=0)
+        return printable(b"".join(tokens.vocabulary[i] for i in drawn))
+
+    options = ("--text", TEXT, "--tokens", "8", "--temperature", "0.5", "--seed", "3")
+    done = run("steer", "A/1/5", *options, "--scale", "2")
+    assert done.exit_code == 0, done.output
+    clean, steered = done.output.splitlines()
+    assert clean.split(None, 3)[3] == f"{TEXT}[[{written(None)}]]"
+    assert steered.startswith(f"at {2 * maximum:.3g} ")
+    assert steered.endswith(f"{TEXT}[[{written(pin(dictionary, 5, 2 * maximum))}]]")
+    assert written(None) != written(pin(dictionary, 5, 2 * maximum))
+    ablated = run("steer", "A/1/5", *options, "--without").output.splitlines()[1]
+    assert ablated.startswith("at 0 ")
+    assert ablated.endswith(f"[[{written(pin(dictionary, 5, 0.0))}]]")
+    at_value = run("steer", "A/1/5", *options, "--value", "-3").output.splitlines()[1]
+    assert at_value.endswith(f"[[{written(pin(dictionary, 5, -3.0))}]]")
+
+
 def test_browse_prints_the_page_and_opens_it_unless_told_not_to(run, made, monkeypatch):
     opened = []
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
@@ -119,6 +148,11 @@ def test_browse_prints_the_page_and_opens_it_unless_told_not_to(run, made, monke
         (["features", "A/1", "--text", ""], 78, "the text is empty"),
         (["features", "A/1", "--text", "\udcff"], 78, "not UTF-8"),
         (["features", "A/1", "--text", "x", "--device", "tpu9"], 78, "device 'tpu9'"),
+        (["steer", "A/1/24"], 78, "no feature 24"),
+        (["steer", "A/1/24", "--value", "1"], 78, "no feature 24"),
+        (["steer", "A/1"], 65, "no dictionary 'A'"),
+        (["steer", "A/1/5", "--text", ""], 78, "the text is empty"),
+        (["steer", "A/1/5", "--without", "--value", "1"], 78, "--without holds the feature at 0"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(run, words, code, says):

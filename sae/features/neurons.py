@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae.features.table import N_NEURONS
 from sae.metrics.density import Active
-from sae.shapes import Directions, Rows
+from sae.shapes import Directions, PerFeature, Rows
 
 TENTH = 0.1
 NONE = -1
@@ -38,7 +38,14 @@ def neuron_columns(
         "neuron_coefficient_ids": coefficient_ids,
         "neuron_coefficient_values": coefficients,
         "n_neurons_above_tenth": (unit.abs() >= TENTH).sum(1).to(torch.int32).cpu().numpy(),
+        "participation_ratio": participation_ratio(unit).cpu().numpy(),
     }
+
+
+def participation_ratio(directions: Directions) -> PerFeature:
+    """(Σ c²)² / Σ c⁴ of each direction's coefficients c: n where n of them are alike and the others 0; 0 for a zero vector."""
+    squares = directions.float().square()
+    return squares.sum(1).square() / squares.square().sum(1).clamp_min(1e-30)
 
 
 def _largest(key: Tensor, values: Tensor) -> tuple[ndarray, ndarray]:

@@ -19,6 +19,10 @@ MAX_LOGITS = 2**25
 """Entries [context, position, vocab] of one forward pass at most (128 MiB in float32): a large vocabulary makes small batches."""
 
 
+Change = Callable[[Rows], Rows]
+"""What becomes of rows of activations, each for itself."""
+
+
 class Batch(NamedTuple):
     """Consecutive contexts of a split."""
 
@@ -56,7 +60,10 @@ def batches(
 
 def kept_rows(activations: Activations, batch: Batch) -> Rows:
     """The activations at the positions that count. Raises `NumericsError` where one is NaN or infinite."""
-    rows = activations[batch.keep]
+    return _checked(activations[batch.keep], batch)
+
+
+def _checked(rows: Rows, batch: Batch) -> Rows:
     if not torch.isfinite(rows).all():
         last = batch.first + len(batch.contexts.tokens) - 1
         raise NumericsError(
@@ -66,12 +73,17 @@ def kept_rows(activations: Activations, batch: Batch) -> Rows:
     return rows
 
 
-def splice(batch: Batch, instead: Callable[[Rows], Rows]) -> Replace:
+def splice(batch: Batch, instead: Change) -> Replace:
     """Replace the rows that count by `instead(rows)`; BOS keeps its clean activations, on which no dictionary is trained."""
+    return replacing(lambda rows: instead(_checked(rows, batch)), batch.keep)
+
+
+def replacing(instead: Change, keep: Bool[Tensor, "context position"]) -> Replace:
+    """Replace the rows at the positions `keep` by `instead(rows)`, and leave the others clean."""
 
     def replace(activations: Activations) -> Activations:
         spliced = activations.clone()
-        spliced[batch.keep] = instead(kept_rows(activations, batch))
+        spliced[keep] = instead(activations[keep])
         return spliced
 
     return replace

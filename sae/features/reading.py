@@ -40,19 +40,25 @@ class Reader:
         self.tokens, self.source, self.dictionary = tokens, source, dictionary
         self.tokenizer = read_tokenizer(tokens.tokenizer_path)
 
-    @torch.no_grad()
-    def read(self, text: str) -> Reading:
-        """Feature activations on every token of `text`. BOS stands before each context, as in the token store.
-
-        Raises `ConfigError` where the text has no token, or is no text (half characters from a terminal).
-        """
+    def ids(self, text: str) -> list[int]:
+        """Its token ids, BOS left out. Raises `ConfigError` where the text has no token, or is no text (half characters from a
+        terminal)."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ConfigError(f"the text is not UTF-8, at character {error.start}; give it in UTF-8") from None
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         if not ids:
             raise ConfigError("the text is empty: there is no token to read")
+        return ids
+
+    @torch.no_grad()
+    def read(self, text: str) -> Reading:
+        """Feature activations on every token of `text`. BOS stands before each context, as in the token store.
+
+        Raises `ConfigError` as `ids` does.
+        """
+        ids = self.ids(text)
         start = [] if self.tokens.bos is None else [self.tokens.bos]
         size = min(self.tokens.context_length, self.source.context_length) - len(start)
         found = []

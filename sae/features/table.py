@@ -78,6 +78,21 @@ COLUMNS: dict[str, Column] = {
         _column("neuron_coefficient_ids", "neuron", "i4", "neurons with the largest |coefficient| of the dictionary vector"),
         _column("neuron_coefficient_values", "neuron", "f4", "those coefficients, signed, of the vector scaled to norm 1"),
         _column("n_neurons_above_tenth", "", "i4", "neurons with |coefficient| of at least 0.1"),
+        _column("participation_ratio", "", "f4", "1 / Σ c⁴ of the coefficients c: 1 for a neuron alone, d_mlp for all alike"),
+        _column(
+            "ablation_loss",
+            "",
+            "f4",
+            "mean change of the loss, nats a token, over n_ablated tokens, when the feature is ablated (x - f d) at every token; "
+            "NaN where n_ablated is 0, as in a transformer with layers above the site",
+        ),
+        _column(
+            "n_ablated",
+            "",
+            "i8",
+            "tokens over which ablation_loss is the mean: all on which the feature fires, but the last of each context, which "
+            "predicts nothing; at most 64 of them, drawn at random, where memory does not hold the logit weights of all features",
+        ),
     )
 }
 

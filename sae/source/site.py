@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
+from sae.source.readout import Readout
 
 Replace = Callable[[Activations], Activations]
 """Takes the clean activations at the site, returns those that the rest of the forward pass shall see."""
@@ -54,6 +55,10 @@ class ActivationSource(Protocol):
         π subtracts the mean and L = gain · `inverse_scale` is the diagonal stand-in for the final LayerNorm
         (Towards Monosemanticity, "Feature downstream effects"). Each row is shifted so that its median is 0.
         """
+        ...
+
+    def readout(self) -> Readout | None:
+        """How the logits are read from the site, where only the final norm lies between (the last layer's MLP); else None."""
         ...
 
 

@@ -30,6 +30,7 @@ from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions,
 from sae.source.fast_forward import FastForward
 from sae.source.fast_site import fast_site, shape_of, weights_of
 from sae.source.hub import snapshot
+from sae.source.readout import Readout, has_final_norm, readout_of
 from sae.source.site import Replace, at_positions
 from sae.source.transformer_config import TransformerConfig
 from sae.tensors import save_tensors
@@ -108,7 +109,7 @@ class TransformerSource:
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
 
     def mean_inverse_scale(self, tokens: Tokens) -> float:
-        if not self._has_final_norm:
+        if not has_final_norm(self.bridge):
             return 1.0
         return float(self._stopped_at("ln_final.hook_scale", tokens).double().reciprocal().mean())
 
@@ -118,20 +119,27 @@ class TransformerSource:
         later layers make of a direction. RMSNorm subtracts no mean. Raises `ConfigError` at a site that neither the MLP's
         output matrix nor the residual stream reads.
         """
-        x = directions.float() @ self._output_map()
-        if self._has_final_norm:
-            norm = self.bridge.ln_final
-            if not norm.uses_rms_norm:
-                x = x - x.mean(-1, keepdim=True)
-            gain = getattr(norm.original_component, "weight", None)
-            if gain is not None:
-                x = x * (gain.float() + 1.0 if norm.uses_weight_offset else gain.float())
-        weights = x * inverse_scale @ self.bridge.W_U.float()
+        readout = self._readout()
+        weights = readout.centre(directions.float() @ readout.W_out) * inverse_scale @ readout.W_U
         return weights - weights.median(-1, keepdim=True).values
 
-    @property
-    def _has_final_norm(self) -> bool:
-        return "ln_final.hook_scale" in self.bridge.hook_dict
+    def readout(self) -> Readout | None:
+        """The protocol's; a formula that does not give transformer_lens's logits after a change at the site is not given."""
+        if self.site.layer != self.n_layers - 1:
+            return None
+        try:
+            readout = self._readout()
+        except ConfigError:
+            return None
+        chance = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.n_vocab, (2, min(8, self.context_length)), generator=chance).to(self.device)
+        change = torch.randn(*tokens.shape, self.d_mlp, generator=chance).to(self.device)
+        return readout if readout.agrees(tokens, change, self.logits(tokens, lambda activations: activations + change)) else None
+
+    def _readout(self) -> Readout:
+        """From the site on, whatever else may lie between. Raises `ConfigError` for a site that has no output map."""
+        last = f"blocks.{self.n_layers - 1}.hook_resid_post"
+        return readout_of(self.bridge, self._output_map(), lambda tokens: self._stopped_at(last, tokens))
 
     def _output_map(self) -> Tensor:
         """[d_mlp, d_model]: what a direction at the site writes to the residual stream."""

@@ -68,6 +68,20 @@ _TEXTS = {
         "Neurons over 0.1",
         "Number of neurons whose entry of the decoder row is 0.1 or more in size: how many carry the feature.",
     ),
+    "participation_ratio": (
+        "Participation ratio",
+        "1 / Σ c⁴ of the decoder row's entries c: how many neurons carry the feature, were they all to carry it alike; about a "
+        "third of all for a random direction.",
+    ),
+    "ablation_loss": (
+        "Loss if ablated",
+        "By how much the loss rises, in nats a token, where the feature fires, when it is taken out of the activations: mean "
+        "over the tokens counted under Ablated tokens.",
+    ),
+    "n_ablated": (
+        "Ablated tokens",
+        "Tokens over which Loss if ablated is the mean: those on which the feature fires, but for the last of each context.",
+    ),
     "encoder_bias": ("Encoder bias", "The feature's entry of b_enc; strongly negative for features of ultralow density."),
     "encoder_decoder_cosine": (
         "Encoder · decoder",

@@ -130,3 +130,10 @@ class SourceContract:
         torch.testing.assert_close(basis @ fit, after[:, None], atol=1e-4, rtol=1e-4)
         assert float(fit[1, 0] / fit[0, 0]) == pytest.approx(0.5, rel=1e-3)
         assert abs(float(fit[0, 0]) - 1) > 1e-3  # else the test would not see a wrong scale
+
+    def test_the_readout_gives_the_logits_after_a_change(self, source: ActivationSource, tokens: Tensor) -> None:
+        readout = source.readout()
+        assert readout is not None
+        change = torch.randn(*tokens.shape, source.d_mlp, generator=torch.Generator().manual_seed(4))
+        found = readout.logits(readout.residual(tokens) + change @ readout.W_out)
+        torch.testing.assert_close(found, source.logits(tokens, lambda acts: acts + change), atol=1e-4, rtol=1e-4)

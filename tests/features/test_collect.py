@@ -74,6 +74,7 @@ def test_coefficients_are_those_of_the_unit_vector(made):
         best = np.argsort(-abs(W[feature]), kind="stable")[:5]
         np.testing.assert_allclose(table["neuron_coefficient_values"][feature], W[feature][best], rtol=1e-5)
         assert table["n_neurons_above_tenth"][feature] == (abs(W[feature]) >= 0.1).sum()
+        assert table["participation_ratio"][feature] == pytest.approx((W[feature] ** 2).sum() ** 2 / (W[feature] ** 4).sum())
 
 
 def test_logits_leave_out_rare_tokens(made):

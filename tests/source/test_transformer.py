@@ -144,6 +144,13 @@ def test_the_default_site_of_a_deeper_transformer_is_that_layers_mlp() -> None:
     assert not torch.allclose(source.activations(tokens), cache["blocks.0.mlp.hook_post"])
 
 
+def test_a_site_with_more_than_the_norm_between_it_and_the_logits_has_no_readout() -> None:
+    assert tiny(n_layers=2, layer=0).readout() is None
+    assert tiny(hook="blocks.0.hook_resid_mid").readout() is None  # the MLP reads it too
+    assert tiny(hook="blocks.0.ln2.hook_normalized").readout() is None
+    assert tiny(n_layers=2, layer=1).readout() is not None
+
+
 def test_a_site_in_the_residual_stream() -> None:
     source = tiny(hook="blocks.0.hook_mlp_out")
     assert source.d_mlp == 16

@@ -3,6 +3,7 @@
 import torch
 
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
+from sae.source.readout import Readout
 from sae.source.site import Replace, at_positions
 
 
@@ -48,3 +49,13 @@ class ToySource:
         x = directions @ self.W_out
         weights = (x - x.mean(-1, keepdim=True)) * self.gain * inverse_scale @ self.W_U
         return weights - weights.median(-1, keepdim=True).values
+
+    def readout(self) -> Readout:
+        return Readout(
+            residual=lambda tokens: self._residual(tokens, None),
+            W_out=self.W_out,
+            W_U=self.gain[:, None] * self.W_U,
+            bias=torch.zeros(self.n_vocab),
+            norm="layer",
+            eps=1e-5,
+        )

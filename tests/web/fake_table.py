@@ -98,6 +98,9 @@ def make(n_features: int = 10, seed: int = 0) -> FeatureTable:
         "neuron_correlated_values": values,
         "neuron_coefficient_ids": neurons[:, ::-1],
         "neuron_coefficient_values": -values,
+        "participation_ratio": 1 + 40 * rng.random(f),
+        "ablation_loss": np.where(n_active > 0, rng.normal(size=f) / 10, np.nan),
+        "n_ablated": n_active - n_active // 100,
         "n_neurons_above_tenth": rng.integers(0, 60, f).astype(np.int32),
     }
     info = TableInfo(
