@@ -4,6 +4,8 @@ On disk, under `activations.zarr`: `activations` [row, d_mlp], `origin` [row, 2]
 DVC tracks the store by its `run.json` alone, which holds the digest of every other file: hashing terabytes would take hours.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Generator, Iterator
 from itertools import count
@@ -18,7 +20,7 @@ from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
 from sae.storage import arrays, prefetch
-from sae.storage.checked import CheckedChunks, check_small, may_lack
+from sae.storage.checked import CHECKSUMS, CheckedChunks, check_small, may_lack
 from sae.storage.dataset import RowsDataset, at_least
 from sae.storage.layout import FIELDS, Stored, from_disk, layout_of
 from sae.storage.linked import folder_of
@@ -70,6 +72,11 @@ class ActivationStore:
         if not isinstance(value, float):
             raise StoreError(f"the record of {self.path} says nothing of its mean square norm ({value!r}); harvest again")
         return value
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Digest of all rows' checksums: checkpoints of a training on other rows are told by it, whatever the first batch is."""
+        return {"rows": hashlib.sha256(json.dumps(self.run.facts[CHECKSUMS], sort_keys=True).encode()).hexdigest()}
 
     def batches(
         self, n_rows: int, *, seed: int = 0, start: int = 0, threads: int | None = None, pin: bool | None = None

@@ -125,6 +125,21 @@ def test_a_state_goes_on_with_the_next_batch(tmp_path):
     assert torch.equal(next(store.batches(**state)), next(batches))
 
 
+def test_a_store_is_told_by_all_of_its_rows(tmp_path):
+    """However it is written; one number of the last row makes it another."""
+    on_disk, _ = values_of("float16")
+    origin = np.zeros((N_ROWS, 2), np.uint32)
+    changed = on_disk.copy()
+    changed[-1, -1] += 1
+    ways = ((on_disk, "zstd"), (on_disk, "none"), (changed, "zstd"))
+    stores = [
+        write_store(tmp_path / str(i), values, origin, chunk_rows=CHUNK, chunks_per_shard=4, codec=codec, dtype="float16")
+        for i, (values, codec) in enumerate(ways)
+    ]
+    one, same, other = (store.identity for store in stores)
+    assert one == same != other
+
+
 def test_batches_that_are_held_are_not_written_over(tmp_path):
     """Though memory is used again for those that are not."""
     store, _ = store_of(tmp_path / "store")
