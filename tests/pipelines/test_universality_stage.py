@@ -90,3 +90,9 @@ def test_sides_share_a_transformer_where_it_is_one(project):
         pass
     with pytest.raises(StoreError, match="A/1 and B/1 were made from different tokens"):
         open_sides("A/1", "B/1", device="cpu")
+
+
+def test_figures_are_those_of_the_dictionary_where_a_project_has_several(project):
+    assert locate("B/1").reports == project / "reports"
+    (project / "reports/B-1").mkdir(parents=True)
+    assert (locate("B/1").reports, locate("A/1").reports) == (project / "reports/B-1", project / "reports")
