@@ -1,5 +1,9 @@
-"""What every stage does alike: read params, name its artefacts, end with a clear message and a meaningful exit code."""
+"""What every stage does alike: read params, name its artefacts, end with a clear message and a meaningful exit code.
 
+`python -m pipelines.train --params ../params.yaml --set train.n_features=512` takes them from elsewhere, and some otherwise.
+"""
+
+import argparse
 import ctypes
 import os
 import re
@@ -15,13 +19,25 @@ from typing import Any, TypeVar
 import torch
 
 from sae import artefact
-from sae.config import read_params, read_section
+from sae.config import override, read_params, read_section
 from sae.dictionary.base import to_device
 from sae.errors import ConfigError, SaeError
 from sae.provenance import Run
 
 T = TypeVar("T")
-STAGES = ("corpus", "tokens", "transformer", "harvest", "train", "sweep", "features", "evaluate", "proxies", "browser")
+STAGES = (
+    "corpus",
+    "tokens",
+    "transformer",
+    "harvest",
+    "train",
+    "sweep",
+    "features",
+    "evaluate",
+    "proxies",
+    "browser",
+    "universality",
+)
 SECTIONS = ("run", *STAGES, "wandb")
 """Of params.yaml: each stage's own, and two that say how to run."""
 
@@ -42,12 +58,15 @@ class RunConfig:
     """Name of the dictionary: `1` makes it `A/1`."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`. Not a dependency of any stage: changing it re-runs nothing."""
+    several: bool = False
+    """Whether this is one of several dictionaries of the project: then it has rows and figures of its own, in
+    `data/A/1/activations` and `reports/A-1`, so that others can be trained on other rows (full/dvc.yaml)."""
     threads: int = 0
     """CPU threads; 0 leaves torch's own choice. Sums are ordered by it, so bits differ between thread counts."""
 
     bucket: str = ""
-    """A URL (s3://, gs:// or az://) below which the harvest puts its store too, as `<bucket>/A/activations`; "" for none. Not a
-    dependency of any stage."""
+    """A URL (s3://, gs:// or az://) below which the harvest puts its store too, as `<bucket>/A/activations`, as under `data`; ""
+    for none. Not a dependency of any stage."""
 
     def __post_init__(self) -> None:
         for name in ("transformer", "dictionary"):
@@ -69,13 +88,15 @@ class Stage:
         self.device = to_device(self.config.device)
         data, letter, number = Path("data"), self.config.transformer, str(self.config.dictionary)
         self.corpus, self.tokens = data / "corpus", data / "tokens"
-        self.transformer, self.activations = data / letter / "transformer", data / letter / "activations"
+        owner = f"{letter}/{number}" if self.config.several else letter
+        self.transformer, self.activations = data / letter / "transformer", data / owner / "activations"
         self.dictionary, self.features = data / letter / number / "dictionary", data / letter / number / "features"
         self.browser = data / letter / number / "browser"
-        self.reports, self.logs = Path("reports"), Path("logs")
+        self.logs, self.all_reports = Path("logs"), Path("reports")
+        self.reports = self.all_reports / f"{letter}-{number}" if self.config.several else self.all_reports
         self.transformer_id, self.dictionary_id = letter, f"{letter}/{number}"
         bucket = self.config.bucket.rstrip("/")
-        self.activations_url = f"{bucket}/{letter}/activations" if bucket else None
+        self.activations_url = f"{bucket}/{owner}/activations" if bucket else None
 
     def section(self, name: str, cls: type[T]) -> T:
         """A section of params.yaml as its dataclass."""
@@ -94,13 +115,25 @@ class Stage:
         )
 
 
-def run_stage(name: str, main: Callable[[Stage], None]) -> None:
-    """Run `main` as the stage `name`; a `SaeError` becomes one line on stderr and its exit code."""
+def stage_parser(name: str, description: str | None = None) -> argparse.ArgumentParser:
+    """Of the command `python -m pipelines.<name>`, with what every stage takes."""
+    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=description)
+    parser.add_argument("--params", default="params.yaml", metavar="PATH", help="the file of parameters")
+    parser.add_argument(
+        "--set", default=[], action="append", metavar="SECTION.KEY=VALUE", help="a parameter that is not as there"
+    )
+    return parser
+
+
+def run_stage(name: str, main: Callable[[Stage], None], given: argparse.Namespace | None = None) -> None:
+    """Run `main` as the stage `name`, with the command line's parameters or those `given` (by `stage_parser`); a `SaeError`
+    becomes one line on stderr and its exit code."""
+    given = given or stage_parser(name).parse_args()
     _die_with_dvc()
     signal.signal(signal.SIGTERM, _stop)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to give the same bits twice
     try:
-        stage = Stage(name, read_params())
+        stage = Stage(name, override(read_params(given.params), given.set))
         torch.use_deterministic_algorithms(True, warn_only=True)
         if stage.config.threads:
             torch.set_num_threads(stage.config.threads)

@@ -4,12 +4,11 @@
 JOB_COMPLETION_INDEX); the stage itself, run last, does what is left and commits.
 """
 
-import argparse
 import functools
 import re
 from pathlib import Path
 
-from pipelines.common import Stage, run_stage
+from pipelines.common import Stage, run_stage, stage_parser
 from pipelines.feed import LIVE, feed_config
 from sae import artefact
 from sae.errors import StoreError
@@ -73,8 +72,8 @@ def is_made(store: Path, run: Run) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m pipelines.harvest", description=__doc__)
+    parser = stage_parser("harvest", __doc__)
     parser.add_argument("--shard", metavar="I/N", type=Share.parse, default=Share.of_environment(), help="this process's share")
     parser.add_argument("--keep", action="store_true", help="refuse, rather than discard, unfinished work with other params")
     given = parser.parse_args()
-    run_stage("harvest", functools.partial(main, share=given.shard, keep=given.keep))
+    run_stage("harvest", functools.partial(main, share=given.shard, keep=given.keep), given)

@@ -135,6 +135,25 @@ def steer(
 
 
 @app.command()
+def universality(
+    first: Name,
+    second: Name,
+    tokens: Annotated[int, typer.Option(min=2, help="Held-out tokens to read.")] = 393_216,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    root: Root = DATA,
+) -> None:
+    """Whether two dictionaries, of one transformer or of two on the same tokens, learned the same features."""
+    from sae.features.universality import UniversalityConfig, compare, told
+    from sae.library import locate, open_sides
+    from sae.storage.tokens import TokenStore
+
+    config = UniversalityConfig(n_tokens=tokens)
+    store = TokenStore.open(locate(first, root).tokens)
+    found = compare(*open_sides(first, second, root, device), store, config)
+    typer.echo(told(found, found.summary(config)))
+
+
+@app.command()
 def browse(
     name: Name,
     open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser, or only print where it is.")] = True,

@@ -6,6 +6,7 @@ raises `ConfigError`. PyYAML reads `3e-3` as a string where DVC reads a float, s
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,22 @@ def read_params(path: str | Path = "params.yaml") -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, not {type(loaded).__name__}")
     return loaded
+
+
+def override(params: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """A copy of `params` with `section.key=value` of each change set, the value read as YAML. Raises `ConfigError` for a section
+    that is not there; whether it has such a key is for the section's reader to say."""
+    changed = dict(params)
+    for change in changes:
+        name, equals, value = change.partition("=")
+        section, _, key = name.partition(".")
+        if not equals or not key or not isinstance(changed.get(section), dict):
+            raise ConfigError(f"'{change}' sets no parameter; write section.key=value, with a section of {', '.join(params)}")
+        try:
+            changed[section] = {**changed[section], key: yaml.safe_load(value)}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"'{change}': the value is not readable as YAML: {error}") from None
+    return changed
 
 
 def read_section(params: dict[str, Any], section: str, cls: type[T]) -> T:

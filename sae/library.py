@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 
 from sae import artefact
-from sae.dictionary.base import Dictionary
+from sae.dictionary.base import Dictionary, to_device
 from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
 from sae.errors import StoreError
 from sae.features.feature import Feature
+from sae.features.side_by_side import Side
 from sae.features.table import FeatureTable
 from sae.provenance import Run
 
@@ -29,15 +30,20 @@ class Place:
 
     @property
     def transformer(self) -> Path:
-        return self.dictionary.parent.parent / "transformer"
+        """Beside the dictionary's folder; beside `sweep` for one of a sweep."""
+        above = self.dictionary.parent.parent
+        return (above.parent if above.name == "sweep" else above) / "transformer"
 
     @property
     def tokens(self) -> Path:
-        return self.dictionary.parent.parent.parent / "tokens"
+        return self.transformer.parent.parent / "tokens"
 
     @property
     def reports(self) -> Path:
-        return self.dictionary.parent.parent.parent.parent / "reports"
+        """Those of this dictionary alone, where a project has several."""
+        of_all = self.tokens.parent.parent / "reports"
+        own = of_all / f"{self.transformer.parent.name}-{self.dictionary.parent.name}"
+        return own if own.is_dir() else of_all
 
 
 def locate(name: str | Path, root: str | Path = "data") -> Place:
@@ -70,6 +76,22 @@ def save(dictionary: Dictionary, path: str | Path) -> None:
     Raises `DiskError` where the disk is full, `LockedError` where another process writes there."""
     with artefact.writing(path, dictionary.run or Run(kind="dictionary")) as draft:
         write_dictionary(dictionary, draft.path)
+
+
+def open_sides(first: str, second: str, root: str | Path = "data", device: str = "auto") -> tuple[Side, Side]:
+    """Two dictionaries named as in the paper, each with its transformer, which they share where it is one.
+
+    Raises `StoreError` where one or its transformer is missing, or they were made from different tokens."""
+    from sae.source.transformer import load_source  # transformer_lens takes seconds to import, and `load` needs none
+
+    places = [locate(name, root) for name in (first, second)]
+    where = to_device(device)
+    sources = {path: load_source(path, where) for path in {place.transformer for place in places}}
+    if len({artefact.read_run(path, "transformer").parents.get("data/tokens") for path in sources}) > 1:
+        raise StoreError(f"the transformers of {first} and {second} were made from different tokens, which cannot be compared")
+    dictionaries = [read_dictionary(place.dictionary).to(where) for place in places]
+    one, other = zip((first, second), places, dictionaries, strict=True)
+    return Side(one[0], sources[one[1].transformer], one[2]), Side(other[0], sources[other[1].transformer], other[2])
 
 
 def open_table(place: Place) -> FeatureTable:

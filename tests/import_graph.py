@@ -1,16 +1,19 @@
 """The project's import graph, read from the source: what a stage runs, and what may import what.
 
-`python -m tests.import_graph --write` writes every stage's code into dvc.yaml (`make deps`).
+`python -m tests.import_graph --write` writes every stage's code into dvc.yaml and full/dvc.yaml (`make deps`).
 """
 
 import ast
+import os
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import ruamel.yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+PIPELINES = (ROOT / "dvc.yaml", ROOT / "full" / "dvc.yaml")
 PACKAGES = ("sae", "pipelines")
 
 
@@ -61,22 +64,31 @@ def stage_code(stage: str) -> list[str]:
     return sorted(paths)
 
 
-def is_code(dependency: str) -> bool:
-    return dependency.split("/")[0] in PACKAGES
+def bodies(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What every stage of a dvc.yaml runs and depends on, by name; a matrix is one stage."""
+    return {name: stage.get("do", stage) for name, stage in pipeline["stages"].items()}
 
 
-def write(path: Path = ROOT / "dvc.yaml") -> None:
+def code_of(dependencies: list[str], folder: Path) -> list[str]:
+    """Those that are the project's code, from its root; `folder` is where the dvc.yaml lies."""
+    paths = [Path(os.path.normpath(folder / dependency)) for dependency in dependencies if "${" not in dependency]
+    inside = [path.relative_to(ROOT).as_posix() for path in paths]
+    return [path for path in inside if path.split("/")[0] in PACKAGES]
+
+
+def write(path: Path) -> None:
     yaml = ruamel.yaml.YAML()
     yaml.width = 130
     pipeline = yaml.load(path)
-    for name, stage in pipeline["stages"].items():
-        data = [dependency for dependency in stage["deps"] if not is_code(dependency)]
+    for name, stage in bodies(pipeline).items():
+        data = [dependency for dependency in stage["deps"] if not code_of([dependency], path.parent)]
         for _ in range(len(stage["deps"])):
             stage["deps"].pop()
-        stage["deps"].extend(data + stage_code(name))
+        stage["deps"].extend(data + [os.path.relpath(ROOT / code, path.parent) for code in stage_code(name)])
     with open(path, "w", encoding="utf-8") as file:
         yaml.dump(pipeline, file)
 
 
 if __name__ == "__main__" and "--write" in sys.argv:
-    write()
+    for pipeline in PIPELINES:
+        write(pipeline)

@@ -5,7 +5,7 @@ import ast
 import pytest
 import yaml
 
-from tests.import_graph import ROOT, imports, is_code, modules, stage_code
+from tests.import_graph import PIPELINES, ROOT, bodies, code_of, imports, modules, stage_code
 
 # A unit imports from lines above its own; siblings on a line are independent. Units are folders, or files at the top.
 LAYERS = [
@@ -29,12 +29,12 @@ DOORS = {
     "triton": {"sae.kernels.triton_door"},
     "numba": {
         "sae.kernels.instructions",
-        *(f"sae.kernels.native_{name}" for name in ("ablation", "bytes", "features", "lists", "rows")),
+        *(f"sae.kernels.native_{name}" for name in ("ablation", "bytes", "features", "lists", "products", "rows")),
         "sae.storage.native_gather",
     },
     "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},
     "numcodecs": {"sae.storage.mapped", "sae.storage.shards"},
-    "scipy": {"sae.toys.recovery"},
+    "scipy": {"sae.metrics.matching"},
     "wandb": {"sae.training.mirror"},
 }
 
@@ -88,10 +88,21 @@ def test_sub_inits_are_empty():
             assert path.read_text() == "", f"{path} must stay empty: knots form there"
 
 
-def test_dvc_stages_name_exactly_the_code_they_run():
-    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    for name, stage in pipeline["stages"].items():
-        assert [path for path in stage["deps"] if is_code(path)] == stage_code(name), f"stage {name}: run `make deps`"
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_dvc_stages_name_exactly_the_code_they_run(path):
+    for name, stage in bodies(yaml.safe_load(path.read_text())).items():
+        assert code_of(stage["deps"], path.parent) == stage_code(name), f"stage {name}: run `make deps`"
+
+
+def test_the_full_pipeline_is_the_default_one_with_more_dictionaries():
+    """Of what both have: the same sections of the same params.yaml, and the same things come out, at their own places."""
+    plain, full = (bodies(yaml.safe_load(path.read_text())) for path in PIPELINES)
+    assert plain.keys() - full.keys() == {"sweep", "summary"}
+    for name in plain.keys() & full.keys():
+        params = full[name]["params"][0]["../params.yaml"]
+        assert params == plain[name]["params"], name
+        kinds = [[str(out).split("/")[-1] for out in stage["outs"]] for stage in (plain[name], full[name])]
+        assert kinds[0] == kinds[1], name
 
 
 def test_functions_and_files_are_small():

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from sae.config import build, read_params, read_section
+from sae.config import build, override, read_params, read_section
 from sae.errors import ConfigError
 
 
@@ -105,3 +105,20 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_an_error_of_params_is_a_value_error_with_its_own_exit_code() -> None:
     assert issubclass(ConfigError, ValueError)
     assert ConfigError.exit_code == 78
+
+
+def test_parameters_set_on_the_command_line_are_as_if_written_in_the_file() -> None:
+    params = {"train": {"n_features": 7, "l1": 1.0}, "other": {"x": 1}}
+    changed = override(params, ["train.l1=3e-3", "other.x=[[a/1, b/1]]", "train.path=x=y", "train.l1=2"])
+    assert changed == {"train": {"n_features": 7, "l1": 2, "path": "x=y"}, "other": {"x": [["a/1", "b/1"]]}}
+    assert params == {"train": {"n_features": 7, "l1": 1.0}, "other": {"x": 1}}
+    with pytest.raises(ConfigError, match=r"'train\.widht' is not a parameter"):
+        read_section(override(params, ["train.widht=2"]), "train", Example)
+
+
+@pytest.mark.parametrize("change", ["train", "train=3", "train.l1", "trian.l1=3", "=3", "train.=3"])
+def test_what_sets_no_parameter_is_refused(change: str) -> None:
+    with pytest.raises(ConfigError, match=r"write section\.key=value, with a section of train"):
+        override({"train": {"l1": 1.0}}, [change])
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        override({"train": {"l1": 1.0}}, ["train.l1=[1"])

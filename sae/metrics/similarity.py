@@ -15,6 +15,12 @@ def row_cosine(a: Float[Tensor, "row column"], b: Float[Tensor, "row column"]) -
     return torch.where(norms > 0, (a * b).sum(1) / norms.clamp_min(1e-300), 0.0)
 
 
+def row_pearson(a: Float[Tensor, "row column"], b: Float[Tensor, "row column"]) -> Float[Tensor, " row"]:
+    """Pearson correlation of each row of `a` with the same row of `b`, over columns, float64; 0 where either is 0 throughout."""
+    a, b = a.double(), b.double()
+    return row_cosine(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
+
+
 def encoder_decoder_cosine(W_enc: Directions, W_dec: Directions) -> PerFeature:
     """Cosine of each feature's encoder row with its dictionary vector. Near 0 in the ultralow cluster (method.md A5)."""
     return row_cosine(W_enc, W_dec).float()

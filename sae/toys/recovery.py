@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sae.errors import ConfigError, NumericsError
+from sae.metrics.matching import one_to_one
 
 
 class Recovery(NamedTuple):
@@ -61,7 +61,9 @@ def recovery(
     _check(directions_true, directions_learned, alive, threshold, invented_below)
     index = alive.cpu().nonzero().flatten()
     cosine = (_unit(directions_true) @ _unit(directions_learned)[index].T).clamp_min(0)
-    matched, matched_cosine = _match(cosine, index)
+    column, matched_cosine = one_to_one(cosine)
+    matched = torch.full_like(column, -1)
+    matched[column >= 0] = index[column[column >= 0]]
     # A column and a row of zeros: where one side has no feature at all, the best cosine is 0.
     best_of_true = torch.nn.functional.pad(cosine, (0, 1)).amax(1)
     best_of_learned, nearest = torch.nn.functional.pad(cosine, (0, 0, 0, 1)).max(0)
@@ -81,15 +83,6 @@ def recovery(
         matched=matched,
         cosine=matched_cosine,
     )
-
-
-def _match(cosine: Float[Tensor, "true alive"], index: Int[Tensor, " alive"]) -> tuple[Tensor, Tensor]:
-    """Learned index [true] (-1: none) and cosine [true] of the best one-to-one matching."""
-    rows, columns = (torch.from_numpy(found) for found in linear_sum_assignment(cosine.numpy(), maximize=True))
-    matched, matched_cosine = torch.full((len(cosine),), -1), torch.zeros(len(cosine), dtype=torch.float64)
-    matched[rows], matched_cosine[rows] = index[columns], cosine[rows, columns]
-    matched[matched_cosine <= 0] = -1
-    return matched, matched_cosine
 
 
 def _unit(directions: Float[Tensor, "feature d_mlp"]) -> Float[Tensor, "feature d_mlp"]:

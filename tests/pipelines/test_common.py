@@ -1,0 +1,34 @@
+"""Where a stage's artefacts lie, and params from the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.common import Stage, run_stage
+
+
+def test_one_of_several_dictionaries_has_rows_and_reports_of_its_own():
+    one = Stage("train", {"run": {"device": "cpu", "bucket": "s3://b/"}})
+    assert (one.activations, one.reports) == (Path("data/A/activations"), Path("reports"))
+    assert one.activations_url == "s3://b/A/activations"
+    several = Stage(
+        "train", {"run": {"device": "cpu", "bucket": "s3://b/", "transformer": "B", "dictionary": 2, "several": True}}
+    )
+    assert (several.activations, several.reports) == (Path("data/B/2/activations"), Path("reports/B-2"))
+    assert several.activations_url == "s3://b/B/2/activations"
+    assert (several.transformer, several.dictionary) == (Path("data/B/transformer"), Path("data/B/2/dictionary"))
+    assert several.all_reports == Path("reports")
+
+
+def test_params_may_lie_elsewhere_and_be_set_otherwise(tmp_path, monkeypatch, capsys):
+    (tmp_path / "params.yaml").write_text("run: {device: cpu, dictionary: 1, threads: 0}\n")
+    words = ["x", "--params", str(tmp_path / "params.yaml"), "--set", "run.dictionary=7", "--set", "run.transformer=B"]
+    monkeypatch.setattr("sys.argv", words)
+    seen = []
+    run_stage("train", seen.append)
+    assert seen[0].dictionary_id == "B/7"
+    monkeypatch.setattr("sys.argv", [*words, "--set", "rnu.x=1"])
+    with pytest.raises(SystemExit) as caught:
+        run_stage("train", seen.append)
+    assert caught.value.code == 78
+    assert "'rnu.x=1' sets no parameter" in capsys.readouterr().err

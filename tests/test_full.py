@@ -1,0 +1,80 @@
+"""`make full` at a tiny size, under DVC: two transformers, four dictionaries on rows of their own, and what they share."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sae import load
+from sae.cli import app
+from sae.features.table import FeatureTable
+from tests.import_graph import ROOT
+from tests.test_pipeline import TINY, dvc, make_copy
+
+WIDTHS = {"A-0": 32, "A-1": 64, "A-2": 128, "B-1": 64}
+SMALL = {
+    **TINY,
+    "harvest": {"n_rows": 8192, "positions_per_context": 16},
+    "train": {"batch_size": 512, "n_steps": 60, "resample_inputs": 1024},
+    "wandb": {"mode": "disabled"},
+    "universality": {"n_tokens": 8192, "n_bootstrap": 50},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = make_copy(tmp_path_factory.mktemp("full") / "project", SMALL)
+    (folder / "full").mkdir()
+    shutil.copy(ROOT / "full/dvc.yaml", folder / "full/dvc.yaml")
+    params = yaml.safe_load((ROOT / "full/params.yaml").read_text())
+    assert params["dictionaries"].keys() == WIDTHS.keys()
+    for name, width in WIDTHS.items():
+        params["dictionaries"][name]["n_features"] = width
+    (folder / "full/params.yaml").write_text(yaml.safe_dump(params))
+    dvc(folder, "init", "--no-scm", "-q")
+    dvc(folder / "full", "repro")
+    return folder
+
+
+@pytest.mark.slow
+def test_all_of_it_is_there_and_each_has_its_own_rows(finished):
+    rows = set()
+    for name, width in WIDTHS.items():
+        letter, number = name.split("-")
+        dictionary = load(f"{letter}/{number}", root=finished / "full/data")
+        assert (dictionary.n_features, dictionary.run.id) == (width, f"{letter}/{number}")
+        run = finished / "full/data" / letter / number
+        assert len(FeatureTable.open(run / "features")) == width
+        assert (run / "browser/index.html").is_file()
+        assert json.loads((finished / "full/reports" / name / "metrics.json").read_text())["features"]["n_units"] == width
+        rows.add((run / "activations/run.json").read_bytes())
+    assert len(rows) == 4
+    losses = {json.loads((finished / f"full/data/{letter}/transformer/run.json").read_text())["seed"] for letter in "AB"}
+    assert losses == {0, 1}
+
+
+@pytest.mark.slow
+def test_universality_is_reported_and_the_command_says_the_same(finished):
+    reports = finished / "full/reports"
+    found = json.loads((reports / "universality.json").read_text())
+    assert found.keys() == {"A/1 B/1", "A/0 A/1", "A/1 A/2"}
+    across = found["A/1 B/1"]["medians"]
+    assert across["features, best"]["median"] > across["features, best, shuffled tokens"]["high"]
+    assert across["neurons, best"]["median"] > across["neurons, best, shuffled tokens"]["high"]
+    assert "neurons, best" not in found["A/0 A/1"]["medians"]
+    assert {path.name for path in (reports / "universality").glob("A-1+B-1.*")} == {"A-1+B-1.csv", "A-1+B-1.png"}
+    done = CliRunner().invoke(app, ["universality", "A/1", "B/1", "--tokens", "8192", "--root", str(finished / "full/data")])
+    assert done.exit_code == 0, done.output
+    assert f"{across['neurons, best']['median']:.3f}" in done.output
+    assert "L0" in CliRunner().invoke(app, ["info", "A/2", "--root", str(finished / "full/data")]).output
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing_and_the_default_pipeline_is_not_touched(finished):
+    assert "Running stage" not in dvc(finished / "full", "repro")
+    assert not (finished / "data").exists()
+    planned = dvc(finished, "repro", "--dry")
+    assert "pipelines.train" in planned
+    assert "run.several" not in planned
