@@ -18,6 +18,7 @@ LAYERS = [
     ["harvest", "features"],
     ["proxies", "toys", "interop", "repair", "live"],
     ["web", "library"],
+    ["cli_store"],
     ["cli"],
 ]
 
