@@ -68,6 +68,8 @@ class FiringsReader:
     n_features: int
     budget: int
     """Bytes."""
+    section: str = "features"
+    """Of params.yaml, which errors name."""
     n_firings: int = 0
     _parts: list[tuple[ndarray, ndarray, ndarray]] = field(default_factory=list)
 
@@ -81,10 +83,10 @@ class FiringsReader:
         if self.n_firings * BYTES_EACH > self.budget:
             needed = self.n_firings * BYTES_EACH / fraction_read / 2**20
             raise ConfigError(
-                f"features.memory_mb = {self.budget / 2**20:.0f} is spent after {fraction_read:.0%} of the tokens "
+                f"{self.section}.memory_mb = {self.budget / 2**20:.0f} is spent after {fraction_read:.0%} of the tokens "
                 f"({self.n_firings:,} activations above 0); the whole would need about {needed:,.0f}: raise memory_mb to that, "
-                f"or lower features.n_tokens to {0.95 * fraction_read:.0%} of what it is, or train with a larger l1, as so many "
-                "active features are no sparse code"
+                f"or lower {self.section}.n_tokens to {0.95 * fraction_read:.0%} of what it is, or train with a larger "
+                "l1, as so many active features are no sparse code"
             )
 
     def result(self) -> Firings:
