@@ -16,7 +16,7 @@ LAYERS = [
     ["kernels", "source"],
     ["training"],
     ["harvest", "features"],
-    ["proxies", "toys", "interop", "repair", "live"],
+    ["proxies", "interpret", "toys", "interop", "repair", "live"],
     ["web", "library"],
     ["cli_store"],
     ["cli"],

@@ -71,7 +71,7 @@ def choose(firings: Firings, maximum: Float[ndarray, " feature"], document: Int[
         start, stop = firings.start[feature], firings.start[feature + 1]
         value, token = firings.value[start:stop], firings.token[start:stop]
         owner = document[token]
-        top = _top(value, owner, choice.n_top)
+        top = best_of_documents(value, owner, choice.n_top)
         slots.firing[feature, : len(top)] = start + top
         slots.interval[feature, : len(top)] = 0
         group = choice.n_intervals - 1 - interval_of(value, maximum[feature], choice.n_intervals)
@@ -82,7 +82,7 @@ def choose(firings: Firings, maximum: Float[ndarray, " feature"], document: Int[
     return slots
 
 
-def _top(value: ndarray, owner: ndarray, n: int) -> Int[ndarray, " chosen"]:
+def best_of_documents(value: ndarray, owner: ndarray, n: int) -> Int[ndarray, " chosen"]:
     """The `n` largest values, the best of each document, ties to the earlier token."""
     order = np.argsort(-value, kind="stable")
     _, best = np.unique(owner[order], return_index=True)
