@@ -61,7 +61,7 @@ def ablation_columns(
     """
     readout, n_features = source.readout(), firings.n_features
     if readout is None:
-        return {"ablation_loss": np.full(n_features, np.nan, np.float32), "n_ablated": np.zeros(n_features, np.int64)}
+        return unmeasured(n_features)
     fits = n_features * source.n_vocab * 4 + len(firings.token) * BYTES_EACH <= memory
     on_cpu = torch.device(source.device).type == "cpu"
     pairs = pairs_of(firings, split.context_length, None if fits or not on_cpu else SAMPLED)
@@ -72,6 +72,11 @@ def ablation_columns(
     total = np.bincount(pairs.feature, changes, minlength=n_features)
     mean = np.divide(total, n, out=np.full(n_features, np.nan), where=n > 0)
     return {"ablation_loss": mean.astype(np.float32), "n_ablated": n.astype(np.int64)}
+
+
+def unmeasured(n_features: int) -> dict[str, ndarray]:
+    """The columns where nothing was ablated."""
+    return {"ablation_loss": np.full(n_features, np.nan, np.float32), "n_ablated": np.zeros(n_features, np.int64)}
 
 
 def changes_of(

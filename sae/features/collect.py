@@ -12,7 +12,7 @@ from torch import Tensor
 from sae.accumulate import Moments
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError
-from sae.features.ablations import ablation_columns
+from sae.features.ablations import ablation_columns, unmeasured
 from sae.features.examples import Choice, example_columns
 from sae.features.firings import Firings, FiringsReader, interval_of
 from sae.features.logits import allowed_tokens, logit_columns, mean_inverse_scale
@@ -46,6 +46,8 @@ class FeaturesConfig:
     """Leave BOS out of every statistic: the dictionary was not trained on it (harvest.skip_bos)."""
     contexts_per_batch: int = 16
     """Contexts in one forward pass."""
+    ablation: bool = False
+    """Fill the ablation columns (36 CPU seconds for 8 M firings). Off, as their last bits were seen to differ between two runs."""
     memory_mb: int = 2048
     """Memory for what fires, 40 bytes for each activation above 0: enough for an L0 of 200 at 262,144 tokens."""
     seed: int = 0
@@ -98,14 +100,16 @@ def collect(source: ActivationSource, dictionary: Dictionary, tokens: TokenStore
     columns |= example_columns(firings, maximum, contexts.tokens, contexts.document, config.choice)
     columns |= logit_columns(source, dictionary.W_dec, inverse_scale, allowed)
     columns |= neuron_columns(dictionary.W_dec, _correlation(reading), maximum)
-    columns |= ablation_columns(
-        source,
-        dictionary.W_dec,
-        tokens.split("heldout"),
-        firings,
-        memory=config.memory_mb * 2**20,
-        contexts_per_batch=config.contexts_per_batch,
-    )
+    columns |= unmeasured(dictionary.n_features)
+    if config.ablation:
+        columns |= ablation_columns(
+            source,
+            dictionary.W_dec,
+            tokens.split("heldout"),
+            firings,
+            memory=config.memory_mb * 2**20,
+            contexts_per_batch=config.contexts_per_batch,
+        )
     columns["encoder_bias"] = dictionary.b_enc.float().cpu().numpy()
     columns["encoder_decoder_cosine"] = encoder_decoder_cosine(dictionary.W_enc, dictionary.W_dec).cpu().numpy()
     info = TableInfo(
