@@ -47,7 +47,7 @@ class FeaturesConfig:
     contexts_per_batch: int = 16
     """Contexts in one forward pass."""
     ablation: bool = False
-    """Fill the ablation columns (36 CPU seconds for 8 M firings). Off, as their last bits were seen to differ between two runs."""
+    """Fill the ablation columns (36 CPU seconds for 8 M firings). Off: their last bits were seen to differ between two runs."""
     memory_mb: int = 2048
     """Memory for what fires, 40 bytes for each activation above 0: enough for an L0 of 200 at 262,144 tokens."""
     seed: int = 0
