@@ -22,7 +22,8 @@ def small(patch: pytest.MonkeyPatch, *, joined: bool = False, n_rows: int = N_RO
     patch.setattr(layout, "FEWEST_ROWS", 8)
     patch.setattr(layout, "CHUNKS_PER_SHARD", 4)
     n_tasks, n_shards = -(-n_rows // 35), -(-n_rows // 32)
-    patch.setattr(writer, "SLICE_BYTES", 2 * n_rows * 72 / n_tasks / n_shards if joined else 1)
+    slice_bytes = n_rows * layout.Layout(n_rows, 16).record.itemsize / n_tasks / n_shards
+    patch.setattr(writer, "SLICE_BYTES", 2.5 * slice_bytes if joined else 1)
 
 
 def toy_config(**changes) -> HarvestConfig:
