@@ -89,9 +89,11 @@ def open_sides(first: str, second: str, root: str | Path = "data", device: str =
     sources = {path: load_source(path, where) for path in {place.transformer for place in places}}
     if len({artefact.read_run(path, "transformer").parents.get("data/tokens") for path in sources}) > 1:
         raise StoreError(f"the transformers of {first} and {second} were made from different tokens, which cannot be compared")
-    dictionaries = [read_dictionary(place.dictionary).to(where) for place in places]
-    one, other = zip((first, second), places, dictionaries, strict=True)
-    return Side(one[0], sources[one[1].transformer], one[2]), Side(other[0], sources[other[1].transformer], other[2])
+    one, other = (
+        Side(name, sources[place.transformer], read_dictionary(place.dictionary).to(where))
+        for name, place in zip((first, second), places, strict=True)
+    )
+    return one, other
 
 
 def open_table(place: Place) -> FeatureTable:

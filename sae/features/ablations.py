@@ -86,8 +86,7 @@ def changes_of(
     and `v` [feature, vocab] their logit weights, or None where these are not held."""
     changes, length = np.zeros(len(pairs.token), np.float32), split.context_length
     limit = int(pairs.token.max(initial=0)) // length + 1
-    options = {"contexts_per_batch": contexts_per_batch, "skip_bos": False}
-    for batch in batches(source, split, limit, label="ablations", **options):  # type: ignore[arg-type]
+    for batch in batches(source, split, limit, label="ablations", contexts_per_batch=contexts_per_batch, skip_bos=False):
         start, stop = np.searchsorted(pairs.token, [batch.first * length, (batch.first + len(batch.tokens)) * length])
         here = Pairs(*(part[start:stop] for part in pairs))
         context, position = np.divmod(here.token - batch.first * length, length)

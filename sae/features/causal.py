@@ -62,8 +62,7 @@ def ablation_study(
     changes = (ablate(dictionary, feature), ablate(dictionary, feature, direction), ablate(dictionary, control))
     both = torch.tensor([feature, control], device=dictionary.W_dec.device)
     limit, n_predicted, found = n_contexts(split, n_tokens), 0, []
-    options = {"contexts_per_batch": contexts_per_batch, "skip_bos": True}
-    for batch in batches(source, split, limit, label="ablation", **options):  # type: ignore[arg-type]
+    for batch in batches(source, split, limit, label="ablation", contexts_per_batch=contexts_per_batch, skip_bos=True):
         active = (dictionary.encode_only(source.activations(batch.tokens), both) > 0) & batch.keep[..., None]
         n_predicted += batch.tokens[:, 1:].numel()
         fires = active.flatten(1).any(1)

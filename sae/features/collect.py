@@ -135,8 +135,9 @@ def read(source: ActivationSource, dictionary: Dictionary, tokens: TokenStore, c
     neurons = Moments.zeros(dictionary.d_mlp, source.device)
     total = torch.zeros(dictionary.n_features, dictionary.d_mlp, dtype=torch.float64, device=source.device)
     shift, seen, kinds = None, [], np.zeros(len(tokens.kinds) + 1, np.int64)
-    options = {"contexts_per_batch": config.contexts_per_batch, "skip_bos": config.skip_bos}
-    for batch in batches(source, split, limit, label="features", **options):  # type: ignore[arg-type]
+    for batch in batches(
+        source, split, limit, label="features", contexts_per_batch=config.contexts_per_batch, skip_bos=config.skip_bos
+    ):
         rows = kept_rows(source.activations(batch.tokens), batch)
         active = active_entries(encode(dictionary, rows))
         kept = batch.keep.flatten().cpu().numpy()

@@ -73,7 +73,6 @@ def ablation_controls(
 
 def _firings_of(firings: Firings, feature: int, context_length: int) -> tuple[ndarray, ndarray]:
     """Tokens and activations of one feature, without the last token of each context, which predicts nothing."""
-    part = slice(firings.start[feature], firings.start[feature + 1])
-    token, value = firings.token[part], firings.value[part]
+    token, value = firings.of(feature)
     kept = (token + 1) % context_length != 0
     return token[kept], value[kept]

@@ -31,6 +31,11 @@ class Firings:
         """Tokens on which each feature fires."""
         return np.diff(self.start)
 
+    def of(self, feature: int | np.integer) -> tuple[Int[ndarray, " active"], Float[ndarray, " active"]]:
+        """Tokens on which one feature fires, in order, and its values there."""
+        part = slice(self.start[feature], self.start[feature + 1])
+        return self.token[part], self.value[part]
+
     def maximum(self) -> Float[ndarray, " feature"]:
         """Largest value of each feature, float32; 0 for one that never fired."""
         return self._reduce(np.maximum, self.value)

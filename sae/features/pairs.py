@@ -74,8 +74,7 @@ def _logit_weights(reader: Reader, ids: Int[ndarray, " pair"]) -> Float[Tensor, 
 
 def _attribution(firings: Firings, i: int | np.integer, weights: Tensor, following: ndarray) -> tuple[ndarray, ndarray]:
     """Where feature i fires and something follows, and its attribution there, float64."""
-    fires = slice(firings.start[i], firings.start[i + 1])
-    token, value = firings.token[fires], firings.value[fires]
+    token, value = firings.of(i)
     follows = following[token] >= 0
     token = token[follows]
     return token, value[follows].astype(np.float64) * weights.numpy()[following[token]]

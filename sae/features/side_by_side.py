@@ -81,8 +81,9 @@ def read_both(
     readers = [FiringsReader(side.dictionary.n_features, memory_mb * 2**20, "universality") for side in sides]
     sources = [side.source for side in sides]
     one, neurons = sources[0] is sources[1], None
-    options = {"contexts_per_batch": contexts_per_batch, "skip_bos": skip_bos}
-    for batch in batches(sources[0], split, limit, label="universality", **options):  # type: ignore[arg-type]
+    for batch in batches(
+        sources[0], split, limit, label="universality", contexts_per_batch=contexts_per_batch, skip_bos=skip_bos
+    ):
         end = batch.first + len(batch.tokens)
         place = np.flatnonzero(kept[batch.first : end]) + batch.first * split.context_length
         first = kept_rows(sources[0].activations(batch.tokens), batch)

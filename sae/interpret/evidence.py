@@ -50,8 +50,7 @@ def read(
     sizes = {"features": dictionary.n_features, "neurons": dictionary.d_mlp}
     readers = {name: FiringsReader(size, memory_mb * 2**20, "interpret") for name, size in sizes.items()}
     seen = []
-    options = {"contexts_per_batch": MAX_CONTEXTS_PER_BATCH, "skip_bos": True}
-    for batch in batches(source, split, limit, label="interpret", **options):  # type: ignore[arg-type]
+    for batch in batches(source, split, limit, label="interpret", contexts_per_batch=MAX_CONTEXTS_PER_BATCH, skip_bos=True):
         rows = kept_rows(source.activations(batch.tokens), batch)
         token = np.flatnonzero(batch.keep.flatten().cpu().numpy()) + batch.first * split.context_length
         done = (batch.first + len(batch.contexts.tokens)) / limit

@@ -15,11 +15,11 @@ from sae.interpret.evidence import read
 from sae.interpret.promoted import choose_candidates
 from sae.interpret.rules import CHANCE, Scores
 from sae.interpret.survey import AGAINST, RULES, Surveyed, prepare, survey
+from sae.metrics.intervals import median_interval
 from sae.source.site import ActivationSource
 from sae.storage.tokens import TokenStore
 
 POPULATIONS = ("features", "neurons")
-INTERVAL = (0.025, 0.975)
 
 
 class Findings(NamedTuple):
@@ -87,16 +87,7 @@ def _scores(surveyed: Surveyed, mask: Bool[ndarray, " unit"], config: InterpretC
 
 
 def _row(each: dict[str, Float64[ndarray, " unit"]], chance: float, config: InterpretConfig) -> dict[str, Any]:
-    row: dict[str, Any] = {against: median(values, config.n_bootstrap, config.seed) for against, values in each.items()}
+    row: dict[str, Any] = {
+        against: median_interval(values, config.n_bootstrap, config.seed)._asdict() for against, values in each.items()
+    }
     return {**row, "chance": chance}
-
-
-def median(values: Float64[ndarray, " unit"], n_bootstrap: int, seed: int) -> dict[str, float | int | None]:
-    """Median of what is not NaN, and its 95 % percentile interval over resamplings of units with replacement."""
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return {"median": None, "low": None, "high": None, "n": 0}
-    rng = generator(seed, "bootstrap of medians")
-    medians = [np.median(known[rng.integers(0, len(known), len(known))]) for _ in range(n_bootstrap)]
-    low, high = np.quantile(medians, INTERVAL)
-    return {"median": float(np.median(known)), "low": float(low), "high": float(high), "n": len(known)}

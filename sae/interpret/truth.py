@@ -126,6 +126,5 @@ def fired_windows(windows: Windows, token: Int64[ndarray, " active"]) -> Bool[nd
 
 def firings_of(evidence: Evidence, population: str, unit: int) -> tuple[Int64[ndarray, " active"], Float[ndarray, " active"]]:
     """Token indices and values of all firings of a unit."""
-    firings = evidence.firings[population]
-    part = slice(firings.start[unit], firings.start[unit + 1])
-    return firings.token[part].astype(np.int64), firings.value[part]
+    token, value = evidence.firings[population].of(unit)
+    return token.astype(np.int64), value

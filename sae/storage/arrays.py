@@ -52,9 +52,8 @@ def create_array(
 
     What is missing reads as NaN, in whole numbers as the greatest one: not as zeros, to any reader that does not look for it."""
     rest = shape[1:]
-    per_shard = (
-        None if shard_rows is None else -(-shard_rows // chunk_rows)
-    )  # of small chunks too: the index has an entry for each
+    # As many chunks to a shard where they are small: its index has an entry for each.
+    per_shard = None if shard_rows is None else -(-shard_rows // chunk_rows)
     chunk_rows = max(1, min(chunk_rows, shape[0]))
     return group.create_array(
         name,

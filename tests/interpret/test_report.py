@@ -6,9 +6,10 @@ import pytest
 from sae.errors import ConfigError, CorpusError
 from sae.interpret.config import InterpretConfig
 from sae.interpret.evidence import side
-from sae.interpret.report import find, median, report
+from sae.interpret.report import find, report
 from sae.interpret.rules import CHANCE, Scores
 from sae.interpret.truth import windows
+from sae.metrics.intervals import median_interval
 from tests.features.toy import dense, setup
 from tests.interpret.corpus import contexts
 
@@ -57,10 +58,10 @@ def test_the_same_seed_finds_the_same(made):
 
 def test_median_leaves_nan_out():
     values = np.array([1.0, np.nan, 3.0, 8.0])
-    found = median(values, 400, 0)
+    found = median_interval(values, 400, 0)._asdict()
     assert (found["median"], found["n"]) == (3, 3)
     assert (found["low"], found["high"]) == (1, 8)  # 1 of 27 resamplings is all ones, 7 of 27 have a median of 1
-    assert median(values[1:2], 10, 0) == {"median": None, "low": None, "high": None, "n": 0}
+    assert median_interval(values[1:2], 10, 0)._asdict() == {"median": None, "low": None, "high": None, "n": 0}
 
 
 def test_what_cannot_be_is_refused():
