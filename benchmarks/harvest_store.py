@@ -97,13 +97,13 @@ def name_of(what: str, taken: int, shape: Shape) -> str:
 
 def contestants(shape: Shape, mode: Mode, folder: Path, n_rows: int, held: ExitStack) -> list[Contestant]:
     source, tokens = build(shape)
-    hand = by_hand(source)
+    hand, frozen = by_hand(source), source.frozen()
     positions = torch.rand(tokens.shape).argsort(1)[:, :TAKEN].sort(1).values
     found = [
         Contestant("written by hand, all positions", lambda n: clocked(lambda: hand(tokens), n), shape.n_tokens, 0),
         Contestant(
             name_of("activations_at", TAKEN, shape),
-            lambda n: clocked(lambda: source.activations_at(tokens, positions), n),
+            lambda n: clocked(lambda: frozen.activations_at(tokens, positions), n),
             shape.n_tokens,
             0,
         ),

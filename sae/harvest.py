@@ -22,7 +22,7 @@ from sae.chance import subsets
 from sae.errors import ConfigError, CorpusError, DiskError, NumericsError
 from sae.progress import ProgressBar
 from sae.provenance import Run
-from sae.source.site import ActivationSource
+from sae.source.site import ActivationSource, Frozen
 from sae.storage.arrays import Codec
 from sae.storage.layout import Layout, Stored, from_disk, to_disk
 from sae.storage.pieces import DamagedPieceError, Sums
@@ -176,7 +176,7 @@ def harvest(
             todo = writer.missing()
             if todo:
                 check_space(writer.path, plan.peak_bytes * len(todo) // plan.n_tasks)
-            _do_tasks(todo, source, split, plan, writer)
+                _do_tasks(todo, source.frozen(), split, plan, writer)
             if writer.n_waited_for():
                 return False
             try:
@@ -186,7 +186,7 @@ def harvest(
                 if len(gaps) and share is not None:
                     return False
                 if len(gaps):
-                    _fill_gaps(gaps, source, split, plan, writer)
+                    _fill_gaps(gaps, source.frozen(), split, plan, writer)
                 writer.shuffle()
             except DamagedPieceError as error:
                 error.path.unlink(missing_ok=True)  # its tasks are missing again
@@ -209,7 +209,7 @@ def on_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _do_tasks(todo: Sequence[int], source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> None:
+def _do_tasks(todo: Sequence[int], source: Frozen, split: Split, plan: Plan, writer: StoreWriter) -> None:
     """Each task's rows are written while those of the next are computed: a disk is waited for only where it is slower. So the
     rows of two tasks are held.
     """
@@ -228,7 +228,7 @@ def _do_tasks(todo: Sequence[int], source: ActivationSource, split: Split, plan:
             written.result()
 
 
-def _fill_gaps(gaps: np.ndarray, source: ActivationSource, split: Split, plan: Plan, writer: StoreWriter) -> None:
+def _fill_gaps(gaps: np.ndarray, source: Frozen, split: Split, plan: Plan, writer: StoreWriter) -> None:
     """Rows of contexts beyond the plan's in the places `gaps` of those that were dropped."""
     found: list[Harvested] = []
     rest = range(plan.n_contexts, split.n_contexts)
@@ -247,7 +247,7 @@ def seconds_needed(source: ActivationSource, split: Split, plan: Plan) -> float:
     """Wall seconds, or so, that the whole harvest takes one process here: the first batches are timed for `PROBE_SECONDS`, the
     very first, which faults memory in, only if there is no other. Raises `NumericsError` as the harvest would."""
     clock = [time.perf_counter()]
-    for _ in harvested(source, split, plan, range(min(plan.n_contexts, plan.contexts_per_task))):
+    for _ in harvested(source.frozen(), split, plan, range(min(plan.n_contexts, plan.contexts_per_task))):
         clock.append(time.perf_counter())
         if clock[-1] - clock[0] > PROBE_SECONDS:
             break
@@ -276,7 +276,7 @@ def _as_records(layout: Layout, parts: Iterable[Harvested], places: np.ndarray) 
     return (records if finite.all() else records[finite]), of_all
 
 
-def take(source: ActivationSource, plan: Plan, start: int, batch: Contexts) -> Taken:
+def take(source: Frozen, plan: Plan, start: int, batch: Contexts) -> Taken:
     """The planned rows of `batch`, contexts from number `start` on, in one forward pass: all that decides a row's bits.
 
     Raises `NumericsError` for one that is not finite in the store's type, unless such are dropped."""
@@ -290,7 +290,7 @@ def take(source: ActivationSource, plan: Plan, start: int, batch: Contexts) -> T
     return Taken(exact.to(getattr(torch, plan.layout.dtype)), origin.astype(np.uint32), finite)
 
 
-def harvested(source: ActivationSource, split: Split, plan: Plan, contexts: range) -> Iterator[Harvested]:
+def harvested(source: Frozen, split: Split, plan: Plan, contexts: range) -> Iterator[Harvested]:
     """The planned rows of `contexts`, by batches. Raises `NumericsError` for one that is not finite, unless such are dropped."""
     for start, batch in _batches(split, contexts, plan):
         rows = take(source, plan, start, batch)

@@ -20,7 +20,7 @@ from sae.errors import StoreError
 from sae.harvest import HarvestConfig, Plan, harvested, on_threads
 from sae.progress import track
 from sae.provenance import Run, sha256_file, versions
-from sae.source.site import ActivationSource
+from sae.source.site import ActivationSource, Frozen
 from sae.storage import arrays, claim, upkeep
 from sae.storage.layout import FIELDS, ZARR, create_arrays, layout_of, shard_files
 from sae.storage.linked import Linked, refuse_url
@@ -80,10 +80,10 @@ def _repair(
         if name not in of_shards:
             _put_back(path, run, work, name)
     shards = sorted({of_shards[name] for name in damaged if name in of_shards})
-    n_contexts = 0
+    n_contexts, frozen = 0, source.frozen()
     for start in range(0, len(shards), SHARDS_AT_ONCE):
         some = shards[start : start + SHARDS_AT_ONCE]
-        records, n = _harvest(path, some, plan, source, split)
+        records, n = _harvest(path, some, plan, frozen, split)
         n_contexts += n
         for shard in some:
             for (array, field), name in zip(FIELDS, shard_files(shard), strict=True):
@@ -104,9 +104,7 @@ def _plan(path: Path, run: Run, split: Split, bos: int | None, d_mlp: int) -> Pl
     return plan
 
 
-def _harvest(
-    path: Path, shards: Sequence[int], plan: Plan, source: ActivationSource, split: Split
-) -> tuple[dict[int, np.ndarray], int]:
+def _harvest(path: Path, shards: Sequence[int], plan: Plan, source: Frozen, split: Split) -> tuple[dict[int, np.ndarray], int]:
     """The records of the shards, and how many contexts they took."""
     layout, per_batch = plan.layout, plan.config.batch_contexts * plan.per_context
     place = Permutation(layout.n_rows, plan.config.seed)

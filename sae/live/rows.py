@@ -23,7 +23,7 @@ from sae.harvest import HarvestConfig, Plan, take
 from sae.live.mixing import EpochOrder, Mixing
 from sae.live.ring import Ring, ahead
 from sae.shapes import Rows
-from sae.source.site import ActivationSource
+from sae.source.site import ActivationSource, Frozen
 from sae.storage.permutation import Permutation
 from sae.storage.tokens import Split, TokenStore
 from sae.training.data import mean_square
@@ -80,6 +80,10 @@ class LiveRows:
     @property
     def d_mlp(self) -> int:
         return self.source.d_mlp
+
+    @cached_property
+    def _frozen(self) -> Frozen:
+        return self.source.frozen()
 
     @property
     def identity(self) -> dict[str, object]:
@@ -153,7 +157,7 @@ class LiveRows:
         """The rows of one of the harvest's own forward passes, in the store's type. Raises `NumericsError` as the harvest."""
         first = unit * self.config.batch_contexts
         batch = self.split[first : min(first + self.config.batch_contexts, self.plan.n_contexts)]
-        rows = take(self.source, self.plan, first, batch)
+        rows = take(self._frozen, self.plan, first, batch)
         n = min(len(rows.values), len(self) - first * self.plan.per_context)
         values, finite = rows.values[:n], rows.finite[:n]
         bad, good = np.flatnonzero(~finite), np.flatnonzero(finite)

@@ -8,8 +8,8 @@ development, batches of 16 contexts of 128, d_model 128, d_mlp 512, vocabulary 4
 transformer_lens's pass 11,000, this in float32 14,000, in bfloat16 23,000.
 
 The harvest takes the same pass up to its site (`at`, by way of `fast_site.py`), and computes nothing after it, nor, in the
-site's own layer, anything but keys and values at positions that it does not take. With 32 of 128 taken it takes half the
-time of a pass to all positions.
+site's own layer, anything but keys and values at positions that it does not take. Those of the first layer it looks up, as they
+follow from token and position (`KeyTable`).
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -27,6 +27,8 @@ from sae.source.transformer_config import Precision
 
 Stream = Float[Tensor, "context position d_model"]
 Taken = Float[Tensor, "context taken d_model"]
+Keys = Float[Tensor, "context position two_d_model"]
+"""And values, side by side."""
 Place = Literal["resid_pre", "attn_out", "resid_mid", "pre", "pre_norm", "post", "mlp_out", "resid_post"]
 """Where in a layer, in the order in which they are computed; `pre_norm` is there for `solu_ln` alone."""
 
@@ -48,6 +50,15 @@ TOKENS_PER_SLICE = 256
 """Of the loss: a slice of logits [256, vocab 4096] is 4 MB and stays in the cache; 128 and 512 are as fast, 1024 is slower."""
 SMALLEST = 1e-37
 """Probability at which the loss stops growing, 85 nats: float32 softmax underflows near it."""
+
+
+class KeyTable(NamedTuple):
+    """Keys and values of the first layer, side by side, before its LayerNorm divides: what enters it is E[token] + P[position],
+    so that all of them are (token[t] + position[p]) / σ(t, p) + bias, and no product is needed."""
+
+    token: Float[Tensor, "vocab two_d_model"]
+    position: Float[Tensor, "n_ctx two_d_model"]
+    bias: Float[Tensor, " two_d_model"]
 
 
 class Shape(NamedTuple):
@@ -80,10 +91,30 @@ class FastForward:
         """What the layer `layer` computes at `place`, at `positions` (all where None), and nothing beyond it.
 
         Raises `KeyError` where it has no such place, `IndexError` for a position that the contexts do not have."""
-        for found, x in self._layer(self._through(tokens, layer), layer, positions):
-            if found == place:
-                return x
-        raise KeyError(place)
+        return _first(self._layer(self._through(tokens, layer), layer, positions), place)
+
+    def key_table(self) -> KeyTable:
+        """Of the first layer, of the weights as they are. It takes the time of a pass over as many tokens as there are in the
+        vocabulary, and 8 d_model bytes for each."""
+        weight, bias = self._weights("layers.0.attn.k", "layers.0.attn.v")
+        gain, shift = self.weights.get("layers.0.ln1.weight"), self.weights.get("layers.0.ln1.bias")
+        if shift is not None:
+            bias = bias + weight @ shift.to(weight.dtype)
+        if gain is not None:
+            weight = weight * gain.to(weight.dtype)
+        centred = weight - weight.mean(1, keepdim=True)  # takes the mean from what it is multiplied with
+        token, position = (F.linear(self.weights[name].to(self.dtype), centred) for name in ("tok_embed.weight", "pos.weight"))
+        return KeyTable(token, position, bias)
+
+    def at_by_table(
+        self, tokens: Tokens, place: Place, positions: Positions, table: KeyTable
+    ) -> Float[Tensor, "context taken width"]:
+        """`at` for the first layer, with `table` of these very weights."""
+        x = self._through(tokens, 0)
+        _, _, inverse_scale = torch.native_layer_norm(x, x.shape[-1:], None, None, self.shape.eps)
+        mixed = F.embedding(tokens, table.token).add_(table.position[: tokens.shape[1]])
+        keys = torch.addcmul(table.bias, mixed, inverse_scale.to(mixed.dtype), out=mixed)
+        return _first(self._layer(x, 0, positions, keys), place)
 
     def summed_loss(self, tokens: Tokens) -> Float[Tensor, ""]:
         """Cross-entropy, nats, summed over the predicted tokens of the batch."""
@@ -99,13 +130,17 @@ class FastForward:
                 x = after
         return x
 
-    def _layer(self, x: Stream, layer: int, positions: Positions | None = None) -> Iterator[tuple[Place, Tensor]]:
-        """Every place in turn, and what is there at `positions`. To ask for the next may overwrite the last."""
+    def _layer(
+        self, x: Stream, layer: int, positions: Positions | None = None, keys: Keys | None = None
+    ) -> Iterator[tuple[Place, Tensor]]:
+        """Every place in turn, and what is there at `positions`. To ask for the next may overwrite the last. `keys`: keys and
+        values side by side, where they are known."""
         name, everywhere = f"layers.{layer}", x
         if positions is not None:
             x = at_positions(x, positions)
         yield "resid_pre", x
-        attended = self._attention(self._norm(everywhere, f"{name}.ln1"), f"{name}.attn", positions)
+        normed = self._norm(everywhere if keys is None else x, f"{name}.ln1")
+        attended = self._attention(normed, f"{name}.attn", positions, keys)
         yield "attn_out", attended
         x = x + attended
         yield "resid_mid", x
@@ -118,19 +153,25 @@ class FastForward:
 
     def _linear(self, x: Tensor, *names: str) -> Tensor:
         """The outputs of several linear layers with the same input, side by side."""
+        return F.linear(x.to(self.dtype), *self._weights(*names))
+
+    def _weights(self, *names: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of several linear layers, joined."""
         weight, bias = (self._joined([self.weights[f"{name}.{kind}"] for name in names]) for kind in ("weight", "bias"))
-        return F.linear(x.to(self.dtype), weight, bias)
+        return weight, bias
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).to(self.dtype)
 
-    def _attention(self, x: Stream, name: str, positions: Positions | None) -> Taken:
+    def _attention(self, x: Tensor, name: str, positions: Positions | None, keys: Keys | None) -> Taken:
+        """`x` is everywhere, but at `positions` alone where `keys` are given."""
         if positions is None:
             parts, seen = self._linear(x, f"{name}.q", f"{name}.k", f"{name}.v").chunk(3, dim=-1), None
         else:
-            q = self._linear(at_positions(x, positions), f"{name}.q")
-            parts = (q, *self._linear(x, f"{name}.k", f"{name}.v").chunk(2, dim=-1))
-            seen = (torch.arange(x.shape[1], device=x.device) <= positions[..., None])[:, None]
+            if keys is None:
+                keys, x = self._linear(x, f"{name}.k", f"{name}.v"), at_positions(x, positions)
+            parts = (self._linear(x, f"{name}.q"), *keys.chunk(2, dim=-1))
+            seen = (torch.arange(keys.shape[1], device=x.device) <= positions[..., None])[:, None]
         q, k, v = (part.to(x.dtype).unflatten(-1, (self.shape.n_heads, -1)).transpose(1, 2) for part in parts)
         heads = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
         return self._linear(heads.transpose(1, 2).flatten(2), f"{name}.o")
@@ -151,6 +192,14 @@ class FastForward:
         written = self._linear(hidden, f"{name}.fc_out")
         yield "mlp_out", written
         return written
+
+
+def _first(places: Iterator[tuple[Place, Tensor]], place: Place) -> Tensor:
+    """What is at `place`; nothing after it is computed. Raises `KeyError`."""
+    for found, x in places:
+        if found == place:
+            return x
+    raise KeyError(place)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

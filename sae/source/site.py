@@ -1,7 +1,7 @@
 """`ActivationSource`: one transformer at one site, all that the rest of the library needs of it."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,14 @@ from sae.source.readout import Readout
 
 Replace = Callable[[Activations], Activations]
 """Takes the clean activations at the site, returns those that the rest of the forward pass shall see."""
+
+
+class Frozen(NamedTuple):
+    """What a harvest needs of an `ActivationSource`, whose weights stay as they are."""
+
+    d_mlp: int
+    device: str
+    activations_at: Callable[[Tokens, Positions], TakenActivations]
 
 
 @runtime_checkable
@@ -35,6 +43,11 @@ class ActivationSource(Protocol):
         """Those at `positions` alone, on `device`, counted from 0: `at_positions(self.activations(tokens), positions)`, for
         less work where the source can. The bits of a row may depend on the shapes of both tensors, on nothing else of them but
         its own context and position."""
+        ...
+
+    def frozen(self) -> "Frozen":
+        """To call `activations_at` many times: what follows from the weights alone may be computed once, now. It is for the
+        weights as they are; its bits may differ from the source's."""
         ...
 
     def logits(self, tokens: Tokens, replace: Replace | None = None) -> Logits:

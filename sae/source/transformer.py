@@ -27,11 +27,11 @@ from sae.chance import generator
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
-from sae.source.fast_forward import FastForward
+from sae.source.fast_forward import FastForward, KeyTable
 from sae.source.fast_site import fast_site, shape_of, weights_of
 from sae.source.hub import snapshot
 from sae.source.readout import Readout, has_final_norm, readout_of
-from sae.source.site import Replace, at_positions
+from sae.source.site import Frozen, Replace, at_positions
 from sae.source.transformer_config import TransformerConfig
 from sae.tensors import save_tensors
 
@@ -90,7 +90,15 @@ class TransformerSource:
         return self._stopped_at(self.site.hook, tokens) if found is None else found
 
     def activations_at(self, tokens: Tokens, positions: Positions) -> TakenActivations:
-        found = None if self._fast is None else self._fast(tokens, positions)
+        return self._activations_at(tokens, positions, None)
+
+    def frozen(self) -> Frozen:
+        """The protocol's: keys and values of a site in the first layer are looked up from then on."""
+        table = None if self._fast is None else self._fast.key_table()
+        return Frozen(self.d_mlp, self.device, lambda tokens, positions: self._activations_at(tokens, positions, table))
+
+    def _activations_at(self, tokens: Tokens, positions: Positions, table: KeyTable | None) -> TakenActivations:
+        found = None if self._fast is None else self._fast(tokens, positions, table)
         return at_positions(self._stopped_at(self.site.hook, tokens), positions) if found is None else found
 
     @torch.no_grad()

@@ -60,8 +60,14 @@ class SourceContract:
         assert not found.requires_grad
         expected = torch.stack([self.plain_activations(source, tokens[i : i + 1])[0, positions[i]] for i in range(len(tokens))])
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        with pytest.raises(IndexError):
-            source.activations_at(tokens, positions + 1)
+        torch.testing.assert_close(source.frozen().activations_at(tokens, positions), expected, atol=1e-5, rtol=1e-5)
+        for activations_at in (source.activations_at, source.frozen().activations_at):
+            with pytest.raises(IndexError):
+                activations_at(tokens, positions + 1)
+
+    def test_frozen_says_what_the_source_does(self, source: ActivationSource) -> None:
+        frozen = source.frozen()
+        assert (frozen.d_mlp, frozen.device) == (source.d_mlp, source.device)
 
     def test_replace_is_given_the_activations(self, source: ActivationSource, tokens: Tensor) -> None:
         seen = []

@@ -86,8 +86,9 @@ def test_it_is_transformer_lenss(n_layers: int, layer: int, activation: str, nor
     closed(source, monkeypatch)
     assert_near(source.activations(some_tokens()), expected)
     for positions in TAKEN:
-        some = expected.numpy()[np.arange(3)[:, None], np.array(positions, int)]
-        assert_near(source.activations_at(some_tokens(), torch.tensor(positions, dtype=torch.int64)), torch.from_numpy(some))
+        some = torch.from_numpy(expected.numpy()[np.arange(3)[:, None], np.array(positions, int)])
+        for activations_at in (source.activations_at, source.frozen().activations_at):
+            assert_near(activations_at(some_tokens(), torch.tensor(positions, dtype=torch.int64)), some)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -108,6 +109,7 @@ def test_every_place_that_it_knows(activation: str, layer: int, name: str, monke
     positions = torch.tensor([[7, 0], [3, 11], [1, 2]])
     some = torch.stack([expected[i, positions[i]] for i in range(3)])
     assert_near(source.activations_at(some_tokens(), positions), some)
+    assert_near(source.frozen().activations_at(some_tokens(), positions), some)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,9 @@ def test_other_shapes_that_it_takes(shape: dict[str, object], monkeypatch: pytes
     source = source_at(bridge_of(**shape))
     expected = oracle(source, some_tokens())
     assert_near(closed(source, monkeypatch).activations(some_tokens()), expected)
+    assert_near(
+        source.frozen().activations_at(some_tokens(), torch.tensor([[7], [0], [3]])), expected[[0, 1, 2], [7, 0, 3]][:, None]
+    )
 
 
 @pytest.mark.parametrize("norm", ["LN", "LNPre"])
@@ -157,6 +162,28 @@ def test_what_it_does_not_know_is_transformer_lenss(changes: dict[str, Any]) -> 
     expected = oracle(source, some_tokens())
     assert_near(source.activations(some_tokens()), expected)
     assert_near(source.activations_at(some_tokens(), torch.tensor([[5], [0], [11]])), expected[torch.arange(3), [5, 0, 11], None])
+
+
+def test_frozen_keys_are_those_of_the_weights_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_at(bridge_of())
+    expected, positions = oracle(source, some_tokens()), torch.arange(LENGTH).expand(3, -1)
+    before = source.frozen()
+    assert_near(before.activations_at(some_tokens(), positions), expected)
+    weights = weights_of(source.bridge)
+    weights["layers.0.attn.v.weight"].data.mul_(3.0)
+    assert_near(before.activations_at(some_tokens(), positions), expected)
+    changed = oracle(source, some_tokens())
+    assert (changed - expected).norm() > 0.01 * expected.norm()
+    assert_near(source.frozen().activations_at(some_tokens(), positions), changed)
+
+
+def test_a_hook_closes_the_frozen_fast_path_too() -> None:
+    source, positions = source_at(bridge_of()), torch.arange(LENGTH).expand(3, -1)
+    frozen, seen = source.frozen(), []
+    hook = source.bridge.blocks[0].mlp.register_forward_hook(lambda *args: seen.append(1))
+    expected = oracle(source, some_tokens())
+    assert_near(frozen.activations_at(some_tokens(), positions), expected)
+    hook.remove()
 
 
 def test_other_hooks_are_transformer_lenss() -> None:

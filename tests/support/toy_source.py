@@ -4,7 +4,7 @@ import torch
 
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
 from sae.source.readout import Readout
-from sae.source.site import Replace, at_positions
+from sae.source.site import Frozen, Replace, at_positions
 
 
 class ToySource:
@@ -27,6 +27,9 @@ class ToySource:
 
     def activations_at(self, tokens: Tokens, positions: Positions) -> TakenActivations:
         return at_positions(self.activations(tokens), positions)
+
+    def frozen(self) -> Frozen:
+        return Frozen(self.d_mlp, self.device, self.activations_at)
 
     def _residual(self, tokens: Tokens, replace: Replace | None) -> torch.Tensor:
         acts = self.activations(tokens)
