@@ -37,6 +37,7 @@ STAGES = (
     "proxies",
     "browser",
     "universality",
+    "claims",
 )
 SECTIONS = ("run", *STAGES, "wandb")
 """Of params.yaml: each stage's own, and two that say how to run."""

@@ -42,6 +42,8 @@ def rounded(value: Any) -> Any:
     """Six significant digits: more than the standard errors give, fewer than the last bits of another machine. NaN is null."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

@@ -17,8 +17,9 @@ LAYERS = [
     ["training"],
     ["harvest", "features"],
     ["proxies", "interpret", "toys", "interop", "repair", "live"],
+    ["claims"],
     ["web", "library"],
-    ["cli_store"],
+    ["cli_store", "cli_study"],
     ["cli"],
 ]
 

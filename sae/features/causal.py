@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from sae.chance import generator
@@ -105,9 +105,14 @@ def random_direction(like: PerNeuron, seed: int) -> PerNeuron:
 
 def like_density(density: Float[ndarray, " feature"], feature: int, seed: int = 0) -> int:
     """One of the 20 features nearest in log density, drawn at random: the control for `feature`. Dead ones are left out."""
+    return int(generator(seed, "like density", feature).choice(of_like_density(density, feature)[:NEAREST]))
+
+
+def of_like_density(density: Float[ndarray, " feature"], feature: int) -> Int[ndarray, " other"]:
+    """All other features that fire, the nearest in log density first."""
     distance = np.full(len(density), np.inf)
     alive = density > 0
     distance[alive] = np.abs(np.log(density[alive]) - np.log(max(float(density[feature]), 1e-300)))
     distance[feature] = np.inf
-    nearest = np.argsort(distance, kind="stable")[:NEAREST]
-    return int(generator(seed, "like density", feature).choice(nearest[np.isfinite(distance[nearest])]))
+    nearest = np.argsort(distance, kind="stable")
+    return nearest[np.isfinite(distance[nearest])]

@@ -11,7 +11,6 @@ from sae.features.passes import Change, replacing
 from sae.source.site import ActivationSource
 
 
-@torch.no_grad()
 def sample(
     source: ActivationSource,
     prefix: list[int],
@@ -30,20 +29,41 @@ def sample(
     never drawn. One number of the `seed`'s stream a token, by the inverse of the cumulative distribution: two samples of one
     seed differ only where their distributions do. Raises `ConfigError` for an empty prefix or a negative temperature.
     """
-    if not prefix:
+    (found,) = sample_each(
+        source, [prefix], n_new, temperature=temperature, seeds=[seed], change=change, bos=bos, n_vocab=n_vocab
+    )
+    return found
+
+
+@torch.no_grad()
+def sample_each(
+    source: ActivationSource,
+    prefixes: list[list[int]],
+    n_new: int,
+    *,
+    seeds: list[int],
+    temperature: float = 1.0,
+    change: Change | None = None,
+    bos: int | None = None,
+    n_vocab: int | None = None,
+) -> list[list[int]]:
+    """`sample` for several prefixes of one length, each with a seed of its own, in the same forward passes."""
+    if not all(prefixes):
         raise ConfigError("there is no token to continue: give some text")
     if not temperature >= 0:
         raise ConfigError(f"temperature = {temperature}: must be 0 or more")
-    chance = generator(seed, "sample")
-    ids = list(prefix)
+    assert len({len(prefix) for prefix in prefixes}) <= 1, "of different lengths"
+    chances = [generator(seed, "sample") for seed in seeds]
+    ids = [list(prefix) for prefix in prefixes]
     for _ in range(n_new):
-        context = torch.tensor([_seen(ids, source.context_length, bos)], device=source.device)
-        replace = None if change is None else replacing(change, all_but(context, bos))
-        logits = source.logits(context, replace)[0, -1, :n_vocab].double().cpu()
+        contexts = torch.tensor([_seen(each, source.context_length, bos) for each in ids], device=source.device)
+        replace = None if change is None else replacing(change, all_but(contexts, bos))
+        logits = source.logits(contexts, replace)[:, -1, :n_vocab].double().cpu()
         if bos is not None:
-            logits[bos] = -torch.inf
-        ids.append(_draw(logits, temperature, chance.random()))
-    return ids[len(prefix) :]
+            logits[:, bos] = -torch.inf
+        for each, of_each, chance in zip(ids, logits, chances, strict=True):
+            each.append(_draw(of_each, temperature, chance.random()))
+    return [each[len(prefix) :] for each, prefix in zip(ids, prefixes, strict=True)]
 
 
 def _seen(ids: list[int], longest: int, bos: int | None) -> list[int]:

@@ -36,17 +36,23 @@ class Batch(NamedTuple):
     of_kind: Bool[ndarray, "row hypothesis"]
     kind: Int[ndarray, " row"]
     """Index into the token store's kinds."""
+    place: Int[ndarray, " row"]
+    """Where among the chosen contexts' positions, BOS included, counted through."""
+    token: Int[ndarray, " row"]
+    """Id."""
 
 
 class Text:
-    """The held-out contexts that the hypotheses are tried on, with their scorers; every pass reads the same tokens."""
+    """The held-out contexts that the hypotheses are tried on, with their scorers; every pass reads the same tokens.
 
-    def __init__(self, store: TokenStore, config: ProxiesConfig):
+    They are `config.n_tokens` at random, or those of the mask `chosen`."""
+
+    def __init__(self, store: TokenStore, config: ProxiesConfig, chosen: Bool[ndarray, " n_contexts"] | None = None):
         self.hypotheses: list[Hypothesis] = config.chosen()
         self._split = store.split("heldout")
-        self._chosen = choose_contexts(self._split, config.n_tokens, config.seed)
+        self._chosen = choose_contexts(self._split, config.n_tokens, config.seed) if chosen is None else chosen
         statistics = measure(store, config.n_sample_tokens, config.seed)
-        self._scorers: list[Scorer] = [hypothesis.proxy.scorer(statistics) for hypothesis in self.hypotheses]
+        self.scorers: list[Scorer] = [hypothesis.proxy.scorer(statistics) for hypothesis in self.hypotheses]
         self.kinds = store.kinds
         self._true = np.array([[kind in hypothesis.kinds for hypothesis in self.hypotheses] for kind in store.kinds])
 
@@ -54,23 +60,29 @@ class Text:
         """All the tokens, in order, with the transformer's activations."""
         on_gpu = torch.device(source.device).type == "cuda"
         n_contexts = max(1, (65536 if on_gpu else 2048) // self._split.context_length)
+        done = 0
         with ProgressBar(label, int(self._chosen.sum())) as bar:
             for block in read_contexts(self._split, self._chosen, SCORED_CONTEXTS):
-                scores = np.stack([score(block) for score in self._scorers], axis=-1)
+                scores = np.stack([score(block) for score in self.scorers], axis=-1)
                 for start in range(0, len(block.tokens), n_contexts):
                     part = slice(start, start + n_contexts)
                     kept = block.document[part] != NO_DOCUMENT
                     acts = source.activations(to_tensor(block.tokens[part], source.device))
                     rows = acts[torch.from_numpy(kept).to(acts.device)]
                     kind = block.kind[part][kept]
-                    yield Batch(rows, scores[part][kept], self._true[kind], kind)
+                    place = np.flatnonzero(kept) + done
+                    yield Batch(rows, scores[part][kept], self._true[kind], kind, place, block.tokens[part][kept])
+                    done += kept.size
                     bar.advance(len(kept))
+
+    def read(self, scores: Float64[ndarray, "row hypothesis"]) -> Float64[ndarray, "row hypothesis"]:
+        """Each hypothesis's scores as the paper reads them (`Hypothesis.reading`)."""
+        readings = {"sign": scores > 0, "clipped": np.maximum(scores, 0.0), "score": scores}
+        return np.stack([readings[h.reading][:, i] for i, h in enumerate(self.hypotheses)], axis=1, dtype=np.float64)
 
     def targets(self, batch: Batch) -> Float64[ndarray, "row target"]:
         """What units are correlated with: for each of `MEASURES` one column a hypothesis."""
-        sign, clipped = batch.scores > 0, np.maximum(batch.scores, 0.0)
-        readings = {"sign": sign, "clipped": clipped, "score": batch.scores}
-        own = np.stack([readings[h.reading][:, i] for i, h in enumerate(self.hypotheses)], axis=1)
+        own, sign, clipped = self.read(batch.scores), batch.scores > 0, np.maximum(batch.scores, 0.0)
         return np.concatenate((own, sign, clipped, batch.of_kind), axis=1, dtype=np.float64)
 
 

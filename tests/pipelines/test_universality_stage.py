@@ -2,8 +2,6 @@
 
 import csv
 import json
-import sys
-import types
 
 import pytest
 from typer.testing import CliRunner
@@ -12,66 +10,46 @@ from pipelines import universality
 from pipelines.common import Stage
 from sae import artefact
 from sae.cli import app
-from sae.dictionary.disk import write_dictionary
 from sae.errors import StoreError
 from sae.library import locate, open_sides
 from sae.provenance import Run
-from tests.features.toy import random_dictionary
-from tests.support.stores import make_tokens
-from tests.support.toy_source import ToySource
 
 SECTION = {"pairs": [["A/1", "B/1"], ["A/1", "A/sweep/wide"]], "n_tokens": 320, "min_active": 1, "n_bootstrap": 20}
 PARAMS = {"run": {"device": "cpu"}, "universality": SECTION}
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    door = types.ModuleType("sae.source.transformer")
-    door.load_source = lambda path, device: ToySource(seed="AB".index(path.parent.name))
-    monkeypatch.setitem(sys.modules, "sae.source.transformer", door)
-    monkeypatch.chdir(tmp_path)
-    make_tokens(tmp_path / "data/tokens")
-    for letter in "AB":
-        with artefact.writing(tmp_path / f"data/{letter}/transformer", Run(kind="transformer", parents={"data/tokens": "0"})):
-            pass
-    for name, width in (("A/1", 24), ("B/1", 20), ("A/sweep/wide", 30)):
-        with artefact.writing(tmp_path / f"data/{name}/dictionary", Run(kind="dictionary", id=name)) as draft:
-            write_dictionary(random_dictionary(n_features=width, seed=width), draft.path)
-    return tmp_path
 
 
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_stage_writes_medians_tables_and_plots_twice_the_same(project, capsys):
+def test_the_stage_writes_medians_tables_and_plots_twice_the_same(two_transformers, capsys):
     universality.main(Stage("universality", PARAMS))
-    found = json.loads((project / "reports/universality.json").read_text())
+    found = json.loads((two_transformers / "reports/universality.json").read_text())
     assert found.keys() == {"A/1 B/1", "A/1 A/sweep/wide"}
     assert "A/1 with B/1: 24 of 24 features" in capsys.readouterr().out
     assert ("neurons, best" in found["A/1 B/1"]["medians"], "neurons, best" in found["A/1 A/sweep/wide"]["medians"]) == (
         True,
         False,
     )
-    with open(project / "reports/universality/A-1+B-1.csv", encoding="utf-8") as file:
+    with open(two_transformers / "reports/universality/A-1+B-1.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     values = sorted(float(row["correlation"]) for row in rows)
     assert len(rows) == 24
     assert found["A/1 B/1"]["medians"]["features, best"]["median"] == pytest.approx((values[11] + values[12]) / 2, abs=2e-6)
-    assert (project / "reports/universality/A-1+A-sweep-wide.png").is_file()
-    run = artefact.read_run(project / "reports/universality", "universality")
+    assert (two_transformers / "reports/universality/A-1+A-sweep-wide.png").is_file()
+    run = artefact.read_run(two_transformers / "reports/universality", "universality")
     assert {"data/tokens", "data/A/transformer", "data/A/sweep/wide/dictionary"} < run.parents.keys()
-    first = contents(project / "reports")
+    first = contents(two_transformers / "reports")
     universality.main(Stage("universality", PARAMS))
-    assert contents(project / "reports") == first
+    assert contents(two_transformers / "reports") == first
 
 
-def test_without_pairs_there_is_an_empty_report(project):
+def test_without_pairs_there_is_an_empty_report(two_transformers):
     universality.main(Stage("universality", PARAMS | {"universality": {}}))
-    assert json.loads((project / "reports/universality.json").read_text()) == {}
+    assert json.loads((two_transformers / "reports/universality.json").read_text()) == {}
 
 
-def test_the_command_prints_the_medians(project):
+def test_the_command_prints_the_medians(two_transformers):
     done = CliRunner().invoke(app, ["universality", "A/1", "A/1", "--tokens", "320"])
     assert done.exit_code == 0, done.output
     assert "features, best    " in done.output
@@ -79,20 +57,20 @@ def test_the_command_prints_the_medians(project):
     assert CliRunner().invoke(app, ["universality", "A/1", "A/7"]).exit_code != 0
 
 
-def test_sides_share_a_transformer_where_it_is_one(project):
+def test_sides_share_a_transformer_where_it_is_one(two_transformers):
     one, other = open_sides("A/1", "A/sweep/wide", device="cpu")
     assert one.source is other.source
     assert (one.id, other.id, other.dictionary.n_features) == ("A/1", "A/sweep/wide", 30)
-    assert locate("A/sweep/wide").tokens == project / "data/tokens"
+    assert locate("A/sweep/wide").tokens == two_transformers / "data/tokens"
     one, other = open_sides("A/1", "B/1", device="cpu")
     assert one.source is not other.source
-    with artefact.writing(project / "data/B/transformer", Run(kind="transformer", parents={"data/tokens": "1"})):
+    with artefact.writing(two_transformers / "data/B/transformer", Run(kind="transformer", parents={"data/tokens": "1"})):
         pass
     with pytest.raises(StoreError, match="A/1 and B/1 were made from different tokens"):
         open_sides("A/1", "B/1", device="cpu")
 
 
-def test_figures_are_those_of_the_dictionary_where_a_project_has_several(project):
-    assert locate("B/1").reports == project / "reports"
-    (project / "reports/B-1").mkdir(parents=True)
-    assert (locate("B/1").reports, locate("A/1").reports) == (project / "reports/B-1", project / "reports")
+def test_figures_are_those_of_the_dictionary_where_a_project_has_several(two_transformers):
+    assert locate("B/1").reports == two_transformers / "reports"
+    (two_transformers / "reports/B-1").mkdir(parents=True)
+    assert (locate("B/1").reports, locate("A/1").reports) == (two_transformers / "reports/B-1", two_transformers / "reports")

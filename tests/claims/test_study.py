@@ -1,0 +1,231 @@
+"""The five claims over a toy, each figure beside a dense reference."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sae.claims.config import ClaimsConfig
+from sae.claims.evidence import gather
+from sae.claims.figures import CLAIMS, Claim, Figure, Interval
+from sae.claims.study import study
+from sae.errors import ConfigError, CorpusError
+from sae.features.causal import ablation_study, of_like_density, random_direction
+from sae.features.interventions import pin
+from sae.features.sampling import sample
+from sae.features.side_by_side import Side
+from tests.features.toy import dense, random_dictionary, setup
+from tests.support.stores import make_tokens
+from tests.support.toy_source import ToySource
+
+CONFIG = ClaimsConfig(
+    hypotheses=(),
+    own={"teens": {"pattern": "<1[0-4]>"}, "kind": {"kinds": ["kind1"]}},
+    n_tokens=192,
+    n_choice_tokens=192,
+    n_controls=3,
+    n_continuations=5,
+    continued_tokens=5,
+    n_bootstrap=30,
+    contexts_per_batch=5,
+)
+LIMIT = 12
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    source, dictionary, tokens = setup(tmp_path_factory.mktemp("claims"), n_heldout=30)
+    return tokens, Side("A/1", source, dictionary), Side("B/1", ToySource(seed=7), random_dictionary(20, seed=5))
+
+
+@pytest.fixture(scope="module")
+def studies(made):
+    tokens, side, other = made
+    return study(tokens, side, CONFIG, other)
+
+
+@pytest.fixture(scope="module")
+def reference(made):
+    """Activations of neurons and features on the contexts that count, whether each token is a teen, and the tokens."""
+    tokens, side, _ = made
+    contexts = tokens.split("heldout")[0:LIMIT]
+    x, f, place = dense(side.source, side.dictionary, contexts)
+    ids = contexts.tokens.ravel()[place].astype(int)
+    return x, f, (ids >= 10) & (ids <= 14), ids
+
+
+def figure(found, claim, i=0):
+    return found.claim(claim).figures[i]
+
+
+def numbers(found):
+    return int(found.feature.rpartition("/")[2]), int(found.neuron.rpartition("/")[2])
+
+
+def test_the_best_are_chosen_on_other_contexts(made, studies):
+    tokens, side, _ = made
+    contexts = tokens.split("heldout")[LIMIT:30]
+    x, f, place = dense(side.source, side.dictionary, contexts)
+    evidence = gather(tokens, side, CONFIG)
+    assert (evidence.n_contexts, evidence.n_chosen_on) == (LIMIT, 192 // 16 * 15)
+    big = ClaimsConfig(**{**vars(CONFIG), "n_choice_tokens": 10**6})
+    ids = contexts.tokens.ravel()[place].astype(int)
+    true = ((ids >= 10) & (ids <= 14)).astype(float)
+    for units, chosen in ((f, 0), (x, 1)):
+        r = [np.corrcoef(unit, true)[0, 1] if unit.std() > 0 else -1 for unit in units.T]
+        assert gather(tokens, side, big).best[0][chosen] == int(np.argmax(r))
+    assert numbers(studies[0]) == tuple(evidence.best[0])
+
+
+def test_specific_and_sensitive(studies, reference):
+    x, f, true, _ = reference
+    found = studies[0]
+    feature, neuron = numbers(found)
+    assert (found.n_tokens, found.n_true, found.n_active) == (len(true), int(true.sum()), int((f[:, feature] > 0).sum()))
+    for unit, which in ((f[:, feature], "value"), (x[:, neuron], "control")):
+        assert getattr(figure(found, "specific"), which).value == pytest.approx(unit[true].sum() / unit.sum(), rel=1e-5)
+        strong = unit > unit.max() / 2
+        assert getattr(figure(found, "specific", 1), which).value == pytest.approx(true[strong].mean())
+        assert getattr(figure(found, "sensitive"), which).value == pytest.approx(np.corrcoef(unit, true)[0, 1], rel=1e-5)
+    assert figure(found, "specific", 2).value.value == pytest.approx(true.mean())
+    assert figure(found, "sensitive", 1).value.value == pytest.approx((f[true, feature] > 0).mean())
+
+
+def test_causal(made, studies, reference):
+    tokens, side, _ = made
+    _, f, true, ids = reference
+    found = studies[0]
+    feature, _ = numbers(found)
+    split = tokens.split("heldout")
+    one = ablation_study(side.source, side.dictionary, split, feature, 0, n_tokens=LIMIT * 16)
+    lost = figure(found, "causal")
+    assert lost.value.value == pytest.approx(one.change, abs=2e-6)
+    own = side.dictionary.W_dec[feature]
+    assert not torch.equal(random_direction(own, 0), random_direction(own, 1))
+    lowest = min(
+        ablation_study(side.source, side.dictionary, split, feature, 0, n_tokens=LIMIT * 16, seed=k).direction_change
+        for k in range(3)
+    )
+    assert lost.control.value == pytest.approx(lowest, abs=2e-6)
+    assert lost.holds == (one.change < lowest)
+    others = of_like_density((f > 0).mean(0), feature)[:3]
+    changes = [
+        ablation_study(side.source, side.dictionary, split, feature, int(k), n_tokens=LIMIT * 16).control_own_change
+        for k in others
+    ]
+    assert figure(found, "causal", 1).control.value == pytest.approx(float(np.median(changes)), abs=2e-6)
+    share = {token: true[ids == token].mean() for token in set(ids.tolist())}
+    weights = side.source.logit_weights(side.dictionary.W_dec, 1.0)
+    n_top = int(figure(found, "causal", 2).name.split()[3])
+    rare = np.bincount(tokens.split("train")[0:60].tokens.ravel(), minlength=50) < 10
+    order = [token for token in weights[feature].argsort(descending=True).tolist() if token != 0 and not rare[token]][:n_top]
+    seen = [share[token] for token in order if token in share]
+    assert figure(found, "causal", 2).value.value == pytest.approx(np.mean(seen))
+    others = []
+    for other in np.flatnonzero((f > 0).any(0) & (np.arange(24) != feature)):
+        top = [token for token in weights[other].argsort(descending=True).tolist() if token != 0 and not rare[token]][:n_top]
+        others.append(np.mean([share[token] for token in top if token in share]))
+    assert figure(found, "causal", 2).control.value == pytest.approx(np.quantile(others, 0.95))
+
+
+def teens(source, start, seed, change):
+    written = sample(source, start.tolist(), 5, seed=seed, change=change, bos=0)
+    return np.mean([10 <= token <= 14 for token in written])
+
+
+def test_pinned_is_what_is_written_one_text_after_the_other(made, studies, reference):
+    tokens, side, _ = made
+    _, f, *_ = reference
+    feature, _ = numbers(studies[0])
+    starts = tokens.split("heldout")[0:LIMIT].tokens[:, :8].astype(int)
+    starts = [start for start in starts if not ((start >= 10) & (start <= 14)).any()]
+    n = min(len(starts), 5)
+    assert n > 1
+    pinned = figure(studies[0], "causal", 3)
+    control = int(of_like_density((f > 0).mean(0), feature)[0])
+    for which, interval in ((feature, pinned.value), (control, pinned.control)):
+        change = pin(side.dictionary, which, float(np.float32(f[:, which].max())))
+        share = np.array(
+            [[teens(side.source, start, k, change) for k in range(n)] for start in starts]
+        )  # of each text by each seed
+        orders = itertools.permutations(range(len(starts)), n)
+        assert any(interval.value == pytest.approx(np.mean([share[i, k] for k, i in enumerate(order)])) for order in orders)
+        assert interval.low <= interval.value <= interval.high
+
+
+def test_not_a_neuron(made, studies, reference):
+    _, side, _ = made
+    x, f, true, _ = reference
+    feature, _ = numbers(studies[0])
+    direction = side.dictionary.W_dec[feature].double().numpy()
+    direction /= np.linalg.norm(direction)
+    r = np.array([np.corrcoef(f[:, feature], unit)[0, 1] if unit.std() > 0 else -1 for unit in x.T])
+    closest = int(r.argmax())
+    first, ratio, _, largest, above = studies[0].claim("not a neuron").figures
+    assert first.control_name == f"neuron {closest}, the closest (r {r[closest]:.2f})"
+    assert first.control.value == pytest.approx(np.corrcoef(x[:, closest], true)[0, 1], rel=1e-5)
+    assert ratio.value.value == pytest.approx(1 / (direction**4).sum(), rel=1e-5)
+    assert largest.value.value == pytest.approx(np.abs(direction).max(), rel=1e-5)
+    assert above.value.value == (np.abs(direction) >= 0.1).sum()
+
+
+def test_universal(made, studies, reference):
+    tokens, _, other = made
+    x, f, true, _ = reference
+    feature, neuron = numbers(studies[0])
+    y, g, _ = dense(other.source, other.dictionary, tokens.split("heldout")[0:LIMIT])
+
+    def correlations(own, units):
+        return np.array([np.corrcoef(own, unit)[0, 1] if unit.std() > 0 and own.std() > 0 else -1 for unit in units.T])
+
+    r = correlations(f[:, feature], g)
+    first, of_neurons, with_score = studies[0].claim("universal").figures
+    assert first.name == f"correlation with B/1/{r.argmax()}"
+    assert first.value.value == pytest.approx(r.max(), rel=1e-5)
+    rolled = np.roll(f[:, feature].reshape(LIMIT, 15), LIMIT // 2, axis=0).ravel()
+    assert first.control.value == pytest.approx(correlations(rolled, g).max(), rel=1e-5)
+    assert of_neurons.control.value == pytest.approx(correlations(x[:, neuron], y).max(), rel=1e-5)
+    assert with_score.value.value == pytest.approx(np.corrcoef(g[:, r.argmax()], true)[0, 1], rel=1e-5)
+
+
+def test_of_one_transformer_its_neurons_are_no_control(made):
+    tokens, side, _ = made
+    same = Side("A/2", side.source, random_dictionary(20, seed=9))
+    found = study(tokens, side, CONFIG, same)[0]
+    assert len(found.claim("universal").figures) == 2
+
+
+def test_all_is_said(made, studies):
+    for found in studies:
+        assert [claim.name for claim in found.claims] == list(CLAIMS)
+        words = json.loads(json.dumps(found.to_dict()))
+        assert set(words["claims"]) == set(CLAIMS)
+        for claim in found.claims:
+            assert f"{claim.name}: {claim.verdict}" in str(found)
+    alone = study(made[0], made[1], CONFIG)[0]
+    assert alone.claim("universal").verdict == "not tested"
+    assert "--other B/1" in str(alone)
+
+
+def test_a_claim_holds_where_all_that_decide_do():
+    def claim(*holds):
+        return Claim("causal", tuple(Figure("", Interval(1.0), "", Interval(0.0), each) for each in holds)).verdict
+
+    assert claim(True, None, True) == "holds"
+    assert claim(True, False) == "does not hold"
+    assert claim(None) == claim() == "not tested"
+
+
+def test_what_cannot_be_studied_is_refused(made, tmp_path):
+    tokens, side, _ = made
+    with pytest.raises(ConfigError, match="no unit varies with the hypothesis 'never'"):
+        study(tokens, side, ClaimsConfig(**{**vars(CONFIG), "own": {"never": {"pattern": "nowhere"}}}))
+    with pytest.raises(CorpusError, match="a study takes two at least"):
+        study(make_tokens(tmp_path / "one", n_heldout=1), side, CONFIG)
+    with pytest.raises(ConfigError, match="no hypothesis 'klingon'"):
+        ClaimsConfig(hypotheses=("klingon",))
+    for name in ("n_tokens", "n_controls"):
+        with pytest.raises(ConfigError, match=f"'{name}' = 0"):
+            ClaimsConfig(**{name: 0})
