@@ -34,10 +34,8 @@ def main(stage: Stage) -> None:
     places = [Place(dictionary=dictionary_path(name)) for name in (first, second)]
     made_from = {stage.tokens, *(path for place in places for path in (place.dictionary, place.transformer))}
     run = stage.run("claims", config, id=first, parents=tuple(sorted(made_from)))
-    words = "\n\n".join(str(each) for each in studies)
-    print(words)
     with artefact.writing(stage.reports / "claims", run) as draft:
-        artefact.write_text(draft.path / "claims.txt", words + "\n")
+        draft.tell("\n\n".join(str(each) for each in studies))
         plot(draft.path / "claims.png", studies)
     found = {each.hypothesis: each.to_dict() for each in studies}
     artefact.write_text(stage.reports / "claims.json", json.dumps(rounded(found), indent=1, sort_keys=True) + "\n")

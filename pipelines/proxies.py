@@ -31,8 +31,8 @@ def main(stage: Stage) -> None:
             for h, hypothesis in enumerate(findings.hypotheses):
                 plot_hypothesis(findings, h, draft.path / f"{hypothesis.name}.png")
             words = report(findings, config)
+        draft.tell(table(words, stage.dictionary_id))
     artefact.write_text(stage.reports / "proxies.json", json.dumps(words, indent=1, sort_keys=True) + "\n")
-    print(table(words, stage.dictionary_id))
 
 
 def table(words: dict[str, Any], name: str) -> str:

@@ -75,6 +75,7 @@ def _places(stage: Stage) -> list[str]:
         _line("figures", f"{stage.reports}/metrics.json, {stage.reports}/proxies.json"),
         _line("plots", f"{stage.reports}/evaluate/, {stage.reports}/proxies/"),
         _line("page of all features", f"{stage.browser}/index.html"),
+        _line("report of all that was found", f"{stage.browser.parent}/report/index.html"),
         _line("open it with", f".venv/bin/sae browse {stage.dictionary_id}"),
     ]
 

@@ -22,6 +22,7 @@ def main(stage: Stage) -> None:
     config = stage.section("universality", UniversalityConfig)
     tokens = TokenStore.open(stage.tokens)
     found: dict[str, dict[str, Any]] = {}
+    lines = []
     places = [Place(dictionary=dictionary_path(name)) for pair in config.pairs for name in pair]
     made_from = {stage.tokens, *(path for place in places for path in (place.dictionary, place.transformer))}
     run = stage.run("universality", config, parents=tuple(sorted(made_from)))
@@ -29,10 +30,11 @@ def main(stage: Stage) -> None:
         for first, second in config.pairs:
             universality = compare(*open_sides(first, second, device=str(stage.device)), tokens, config)
             summary = found[f"{first} {second}"] = universality.summary(config)
-            print(told(universality, summary))
+            lines.append(told(universality, summary))
             name = f"{first}+{second}".replace("/", "-")
             write_csv(draft.path / f"{name}.csv", *columns(universality))
             plot(draft.path / f"{name}.png", universality)
+        draft.tell("\n\n".join(lines))
     artefact.write_text(stage.all_reports / "universality.json", json.dumps(rounded(found), indent=1, sort_keys=True) + "\n")
 
 

@@ -20,6 +20,9 @@ from sae.provenance import SCHEMA, Run, sha256_file
 
 RUN_FILE = "run.json"
 
+TOLD = "told.txt"
+"""What a study says in words, in its folder."""
+
 
 class Draft:
     """An artefact being written: put files under `path`; set `run` (again) before the block ends to say more of it."""
@@ -27,6 +30,11 @@ class Draft:
     def __init__(self, path: Path, run: Run):
         self.path = path
         self.run = run
+
+    def tell(self, words: str) -> None:
+        """Print what was found, and keep it in the artefact (`TOLD`) for its report."""
+        write_text(self.path / TOLD, words + "\n")
+        print(words)
 
 
 @contextmanager

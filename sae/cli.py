@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from sae.cli_store import print_rows, store
-from sae.cli_study import study
+from sae.cli_study import report, study
 from sae.errors import ConfigError, SaeError, StoreError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(store, name="store")
 app.command()(study)
+app.command()(report)
 Name = Annotated[str, typer.Argument(help="A dictionary: its name under --root, such as A/1, or the path of its folder.")]
 FeatureId = Annotated[str, typer.Argument(help="A feature, such as A/1/3450, or a dictionary's path with the number behind it.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the runs.")]

@@ -1,4 +1,4 @@
-"""`sae study`: the five claims of a feature. Heavy imports stand inside, as in `cli`."""
+"""`sae study` and `sae report`: what is found out about a feature and a dictionary. Heavy imports stand inside, as in `cli`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,3 +52,21 @@ def study(
     side, second = open_sides(dictionary, other or dictionary, root, device)
     for found in study_claims(TokenStore.open(locate(dictionary, root).tokens), side, config, second if other else None):
         typer.echo(str(found))
+
+
+def report(
+    name: Annotated[str, typer.Argument(help="A dictionary: its name under --root, such as A/1, or the path of its folder.")],
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser, or only print where it is.")] = False,
+    root: Root = DATA,
+) -> None:
+    """Put all that the stages found out about a dictionary into one page, and the same into Markdown; the page of its features
+    then links to it."""
+    import webbrowser
+
+    from sae.library import locate
+    from sae.web.report import report as write_report
+
+    folder = write_report(locate(name, root))
+    typer.echo(f"{folder / 'index.html'}\n{folder / 'report.md'}")
+    if open_it and not webbrowser.open((folder / "index.html").as_uri()):
+        typer.echo("(no browser could be opened here; open the file yourself)", err=True)

@@ -29,6 +29,10 @@ class Place:
         return self.dictionary.parent / "browser"
 
     @property
+    def report(self) -> Path:
+        return self.dictionary.parent / "report"
+
+    @property
     def transformer(self) -> Path:
         """Beside the dictionary's folder; beside `sweep` for one of a sweep."""
         above = self.dictionary.parent.parent
@@ -39,11 +43,14 @@ class Place:
         return self.transformer.parent.parent / "tokens"
 
     @property
+    def all_reports(self) -> Path:
+        return self.tokens.parent.parent / "reports"
+
+    @property
     def reports(self) -> Path:
         """Those of this dictionary alone, where a project has several."""
-        of_all = self.tokens.parent.parent / "reports"
-        own = of_all / f"{self.transformer.parent.name}-{self.dictionary.parent.name}"
-        return own if own.is_dir() else of_all
+        own = self.all_reports / f"{self.transformer.parent.name}-{self.dictionary.parent.name}"
+        return own if own.is_dir() else self.all_reports
 
 
 def locate(name: str | Path, root: str | Path = "data") -> Place:

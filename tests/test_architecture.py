@@ -18,7 +18,8 @@ LAYERS = [
     ["harvest", "features"],
     ["proxies", "interpret", "toys", "interop", "repair", "live"],
     ["claims"],
-    ["web", "library"],
+    ["library"],
+    ["web"],
     ["cli_store", "cli_study"],
     ["cli"],
 ]
@@ -101,8 +102,8 @@ def test_the_full_pipeline_is_the_default_one_with_more_dictionaries():
     plain, full = (bodies(yaml.safe_load(path.read_text())) for path in PIPELINES)
     assert plain.keys() - full.keys() == {"sweep", "summary"}
     for name in plain.keys() & full.keys():
-        params = full[name]["params"][0]["../params.yaml"]
-        assert params == plain[name]["params"], name
+        params = full[name].get("params", [{"../params.yaml": None}])[0]["../params.yaml"]
+        assert params == plain[name].get("params"), name
         kinds = [[str(out).split("/")[-1] for out in stage["outs"]] for stage in (plain[name], full[name])]
         assert kinds[0] == kinds[1], name
 

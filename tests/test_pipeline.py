@@ -31,7 +31,20 @@ TINY = {
     "evaluate": {"n_tokens": 8192, "n_density_tokens": 16_384, "n_bootstrap": 50},
     "proxies": {"n_tokens": 16_384, "n_sample_tokens": 16_384},
 }
-STAGES = ("corpus", "tokens", "transformer", "harvest", "train", "sweep", "features", "evaluate", "proxies", "browser", "summary")
+STAGES = (
+    "corpus",
+    "tokens",
+    "transformer",
+    "harvest",
+    "train",
+    "sweep",
+    "features",
+    "evaluate",
+    "proxies",
+    "browser",
+    "report",
+    "summary",
+)
 PATIENCE = 900
 """Seconds for what takes ten on an idle machine: only a pipeline that hangs is to fail."""
 ENVIRONMENT = {

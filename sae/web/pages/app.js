@@ -149,6 +149,7 @@ SAE.start = async () => {
   SAE.overview.make();
   SAE.makeFooter();
   SAE.makeHelp();
+  SAE.askForReport();
   SAE.list.update();
   window.addEventListener("hashchange", () => {
     SAE.route().catch(SAE.fail);

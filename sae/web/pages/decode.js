@@ -7,7 +7,7 @@ const SAE = { index: null, about: null, tokens: null };
 
 {
   const waiting = new Map();   // name -> {promise, resolve}
-  const allowed = /^data\/(index|tokens|features_\d{4,})\.js$/;
+  const allowed = /^(data\/(index|tokens|features_\d{4,})|\.\.\/report\/report)\.js$/;
   const policy = window.trustedTypes
     ? trustedTypes.createPolicy("sae", { createScriptURL: (url) => { if (allowed.test(url)) return url; throw new TypeError(url); } })
     : { createScriptURL: (url) => url };
@@ -34,6 +34,15 @@ const SAE = { index: null, about: null, tokens: null };
     });
     waiting.set(name, request);
     return request.promise;
+  };
+
+  // A page cannot see whether a file lies beside it, but a script that does can say so: `sae report` leaves one.
+  SAE.reported = () => { document.getElementById("report").hidden = false; };
+  SAE.askForReport = () => {
+    const script = document.createElement("script");
+    script.src = policy.createScriptURL("../report/report.js");
+    script.onerror = script.onload = () => script.remove();
+    document.head.append(script);
   };
 }
 
