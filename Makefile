@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro full test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
+.PHONY: repro full results test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
 
 repro: setup
 	dvc repro
@@ -12,6 +12,10 @@ repro: setup
 # Two transformers and four dictionaries, compared: some 50 minutes, 5 GB, in full/ (README, "Several dictionaries").
 full: setup
 	cd full && dvc repro
+
+# docs/results.md and its pictures, from what `make full` left.
+results: setup
+	cd full && python -m pipelines.results --docs ../docs
 
 # A file's tests stay together, since they share what its fixtures made.
 test: setup

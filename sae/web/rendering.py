@@ -81,9 +81,9 @@ def _html_part(part: Part) -> str:
     return "\n".join(found)
 
 
-def to_markdown(title: str, parts: list[Part]) -> str:
-    """The same; pictures by the paths that `parts` have."""
-    lines = [f"# {title}", ""]
+def to_markdown(title: str, parts: list[Part], preface: str = "") -> str:
+    """The same; pictures by the paths that `parts` have. `title` and `preface` are Markdown."""
+    lines = [f"# {title}", "", *([preface, ""] if preface else [])]
     for part in parts:
         lines += [f"## {part.title}", ""]
         if part.note:

@@ -1,0 +1,81 @@
+"""docs/results.md from what `make full` left: the table of its dictionaries, and every study of one of them with its pictures.
+
+make results            # cd full && python -m pipelines.results --docs ../docs
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from sae import artefact
+from sae.errors import SaeError, StoreError
+from sae.library import Place, locate
+from sae.web.figures import read_metrics
+from sae.web.rendering import Part, Rows, to_markdown
+from sae.web.report import keep_images, parts_of
+
+LEFT_OUT = ("figures", "metrics")
+"""Parts of the report that the table stands for."""
+
+
+def main(studied: str, docs: Path) -> None:
+    """Write `docs`/results.md and its pictures. Raises `StoreError` where there is no dictionary."""
+    places = [locate(path.parent) for path in sorted(Path("data").glob("*/*/dictionary"))]
+    parts = [dictionaries(places), *(part for part in parts_of(locate(studied)) if part.name not in LEFT_OUT)]
+    missing = [part.title for part in parts if part.note]
+    if missing:
+        raise StoreError(f"not all of {studied} is there ({', '.join(missing)}); run: make full")
+    images = docs / "images" / "results"
+    shutil.rmtree(images, ignore_errors=True)
+    images.mkdir(parents=True)
+    title = f"Results: what `make full` found, and of {studied} all that there is"
+    artefact.write_text(docs / "results.md", to_markdown(title, keep_images(parts, images, "images/results"), HOW))
+    print(f"results: {docs / 'results.md'}, {len(list(images.iterdir()))} pictures")
+
+
+HOW = (
+    "Made by `make full` and `make results`, nothing in it is written by hand. One run, one seed a dictionary; brackets are 95 % "
+    "intervals over contexts or units of that run, not over seeds. Definitions: [method.md](method.md); other runs, "
+    "and what failed, in [log.md](log.md)."
+)
+COLUMNS = ("dictionary", "features", "L0", "FVU", "loss recovered", "dead", "ultralow", "over tokens", "loss of its transformer")
+
+
+def dictionaries(places: list[Place]) -> Part:
+    """A row for each that was evaluated."""
+    rows = []
+    for place in places:
+        metrics = read_metrics(place.reports, place.dictionary)
+        if metrics is not None:
+            rows.append(_row(artefact.read_run(place.dictionary, "dictionary").id, metrics))
+    return Part("dictionaries", "The dictionaries", "Metrics", rows=Rows(COLUMNS, tuple(rows)))
+
+
+def _row(name: str, metrics: dict[str, Any]) -> tuple[str, ...]:
+    features, rows, losses = metrics["features"], metrics["reconstruction"], metrics["transformer"]
+    ultralow = "too few tokens to tell" if features["n_ultralow"] is None else f"{features['n_ultralow']:,}"
+    return (
+        name,
+        f"{features['n_units']:,}",
+        f"{rows['l0']:.1f}",
+        f"{rows['fvu']:.3f}",
+        f"{losses['loss_recovered_zero']:.1%} ± {losses['loss_recovered_zero_error']:.1%}",
+        f"{features['n_dead']:,}",
+        ultralow,
+        f"{features['n_tokens']:,}",
+        f"{losses['loss_clean']:.3f}",
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m pipelines.results", description=__doc__.splitlines()[0])
+    parser.add_argument("--studied", default="A/1", help="the dictionary whose studies are shown")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="the folder that results.md is written to")
+    given = parser.parse_args()
+    try:
+        main(given.studied, given.docs)
+    except SaeError as error:
+        print(f"results: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
