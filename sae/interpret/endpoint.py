@@ -1,0 +1,166 @@
+"""One request to an OpenAI-compatible server (vLLM, llama.cpp, Ollama, OpenAI ...): what came back, or why nothing did."""
+
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException
+from typing import Any, NamedTuple
+
+from sae.errors import ConfigError, UnavailableError
+
+MAX_BYTES = 2**22
+"""Of an answer; more is none."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """Section `judge`. The key is in no field: it is read from the environment for each request."""
+
+    base_url: str
+    """Up to and with `/v1`, such as http://127.0.0.1:8000/v1."""
+    model: str
+    """As the server names it."""
+    api_key_env: str = "SAE_JUDGE_KEY"
+    """Name of the environment variable that holds the key; none is sent where it is unset."""
+    explain_temperature: float = 0.0
+    score_temperature: float = 0.0
+    explain_max_tokens: int = 200
+    """Of an explanation, at most."""
+    score_max_tokens: int = 1500
+    """Of an answer about one batch of texts, at most."""
+    token_budget: int = 1_000_000
+    """Tokens of prompts and answers together that the server may be asked for; what the cache knows costs none."""
+    timeout: float = 120.0
+    """Seconds for one answer."""
+    max_attempts: int = 5
+    """Of one request; then it counts as failed."""
+    backoff: float = 1.0
+    """Seconds before the second attempt, doubled for each further one."""
+    max_wait: float = 300.0
+    """Seconds before an attempt at most; a server that says to wait longer is not asked again."""
+    concurrency: int = 4
+    """Requests at once."""
+    seed: int = 0
+    """Sent with each request, and of the choice of texts."""
+
+    def __post_init__(self) -> None:
+        parts = urllib.parse.urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"'base_url' = {self.base_url!r}: must be http:// or https://, such as http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ConfigError(
+                "'base_url' holds a user, a password or a query: put the key into the variable named by 'api_key_env'"
+            )
+        for name in ("explain_max_tokens", "score_max_tokens", "token_budget", "max_attempts", "concurrency", "timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"'{name}' = {getattr(self, name)}: must be above 0")
+        for name in ("explain_temperature", "score_temperature", "backoff", "max_wait", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"'{name}' = {getattr(self, name)}: must not be negative")
+
+
+class Reply(NamedTuple):
+    """An answer of the server."""
+
+    text: str
+    finish_reason: str
+    """`stop`, or `length` where it was cut off."""
+    n_tokens: int | None
+    """Of prompt and answer, as the server counts; None where it does not say."""
+
+
+class Trouble(NamedTuple):
+    """No answer, but asking again may bring one."""
+
+    reason: str
+    """`rate_limit`, `server`, `connection`, `timeout`, `bad_json` or `empty`."""
+    retry_after: float | None
+    """Seconds to wait, where the server says so."""
+    may_have_cost: bool
+    """The server may have worked, so that the tokens count as spent."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def request(config: JudgeConfig, body: dict[str, Any], now: float) -> Reply | Trouble:
+    """POST `body` to /chat/completions; `now` is the time (seconds since 1970) that a Retry-After date is set against.
+
+    Raises `UnavailableError` where the server refuses in a way that asking again does not mend (key, name of the model, a
+    prompt that is too long), `ConfigError` where the key would travel in the clear.
+    """
+    address = f"{config.base_url.rstrip('/')}/chat/completions"
+    message = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST")
+    key, parts = os.environ.get(config.api_key_env, ""), urllib.parse.urlsplit(address)
+    local = parts.hostname in LOOPBACK
+    if key and parts.scheme == "http" and not local:
+        raise ConfigError(
+            f"the key in {config.api_key_env} would travel in the clear to {parts.hostname}: use https, or unset it"
+        )
+    if key:
+        message.add_unredirected_header("Authorization", f"Bearer {key}")
+    handlers: list[Any] = [_NoRedirects(), *([urllib.request.ProxyHandler({})] if local else [])]
+    try:
+        with urllib.request.build_opener(*handlers).open(message, timeout=config.timeout) as answer:
+            return _read(answer.read(MAX_BYTES))
+    except urllib.error.HTTPError as error:
+        return _refused(error, config, key, now)
+    except TimeoutError:
+        return Trouble("timeout", None, True)
+    except urllib.error.URLError as error:
+        return Trouble("timeout" if isinstance(error.reason, TimeoutError) else "connection", None, False)
+    except (HTTPException, OSError):
+        return Trouble("connection", None, True)
+
+
+def _refused(error: urllib.error.HTTPError, config: JudgeConfig, key: str, now: float) -> Trouble:
+    if error.code == 429:
+        return Trouble("rate_limit", _seconds(error.headers.get("Retry-After"), now), False)
+    if error.code >= 500 or error.code in (408, 409, 425):
+        return Trouble("server", _seconds(error.headers.get("Retry-After"), now), False)
+    said = error.read(500).decode("utf-8", errors="replace")
+    said = said.replace(key, "(key)") if key else said
+    raise UnavailableError(
+        f"{config.base_url} refuses model {config.model!r} with status {error.code}: {said.strip() or 'nothing said'}; look at "
+        f"judge.base_url, judge.model and the key in {config.api_key_env}"
+    ) from None
+
+
+def _seconds(header: str | None, now: float) -> float | None:
+    """Retry-After is a number of seconds or a date."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - now)
+    except ValueError:
+        return None
+
+
+def _read(raw: bytes) -> Reply | Trouble:
+    try:
+        answer = json.loads(raw)
+        choice = answer["choices"][0]
+        text, reason = choice["message"]["content"] or "", choice.get("finish_reason") or "stop"
+        usage = answer.get("usage") or {}
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return Trouble("bad_json", None, True)
+    if not isinstance(text, str) or not isinstance(reason, str):
+        return Trouble("bad_json", None, True)
+    if not text.strip() and reason != "length":
+        return Trouble("empty", None, True)
+    known = [count for count in counts if isinstance(count, int) and count >= 0]
+    return Reply(text, reason, sum(known) if len(known) == 2 else None)
