@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sae.errors import ConfigError, UnavailableError
 
 MAX_BYTES = 2**22
 """Of an answer; more is none."""
+UNREADABLE = ("length", "refusal", "content_filter")
+"""Reasons to finish after which there is no whole answer, nor would there be one if asked again."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -21,12 +25,18 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class JudgeConfig:
     """Section `judge`. The key is in no field: it is read from the environment for each request."""
 
-    base_url: str
-    """Up to and with `/v1`, such as http://127.0.0.1:8000/v1."""
-    model: str
+    base_url: str = ""
+    """Up to and with `/v1`, such as http://127.0.0.1:8000/v1. Empty: no judge is asked, and nothing needs a network."""
+    model: str = ""
     """As the server names it."""
     api_key_env: str = "SAE_JUDGE_KEY"
     """Name of the environment variable that holds the key; none is sent where it is unset."""
+    n_units: int = 50
+    """Units of each population that are judged, drawn by chance of those that are counted."""
+    tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the most that it may answer; some of OpenAI's newer models know the latter only."""
+    body: dict[str, Any] = field(default_factory=dict)
+    """Further fields of each request, such as {reasoning_effort: low}; null takes one away: {seed: null, temperature: null}."""
     explain_temperature: float = 0.0
     score_temperature: float = 0.0
     explain_max_tokens: int = 200
@@ -46,9 +56,18 @@ class JudgeConfig:
     concurrency: int = 4
     """Requests at once."""
     seed: int = 0
-    """Sent with each request, and of the choice of texts."""
+    """Sent with each request, and of the choice of units and texts."""
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):  # perhaps the key itself, which is not repeated
+            raise ConfigError("'api_key_env' is the name of an environment variable (such as SAE_JUDGE_KEY), never the key")
+        if reserved := sorted({"model", "messages", "max_tokens", "max_completion_tokens", "stream", "n"} & self.body.keys()):
+            raise ConfigError(f"'body' sets {', '.join(reserved)}: the cache, the budget and the reader rest on what these are")
+        if not self.base_url:
+            return
+        if not self.model:
+            raise ConfigError("'base_url' is given and 'model' is not; name it as the server does")
         parts = urllib.parse.urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"'base_url' = {self.base_url!r}: must be http:// or https://, such as http://127.0.0.1:8000/v1")
@@ -56,7 +75,10 @@ class JudgeConfig:
             raise ConfigError(
                 "'base_url' holds a user, a password or a query: put the key into the variable named by 'api_key_env'"
             )
-        for name in ("explain_max_tokens", "score_max_tokens", "token_budget", "max_attempts", "concurrency", "timeout"):
+
+    def _check_numbers(self) -> None:
+        positive = ("explain_max_tokens", "score_max_tokens", "token_budget", "max_attempts", "concurrency", "timeout", "n_units")
+        for name in positive:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be above 0")
         for name in ("explain_temperature", "score_temperature", "backoff", "max_wait", "seed"):
@@ -69,20 +91,22 @@ class Reply(NamedTuple):
 
     text: str
     finish_reason: str
-    """`stop`, or `length` where it was cut off."""
+    """`stop`; `length` where it was cut off; `refusal` or `content_filter` where there is no text for that reason."""
     n_tokens: int | None
     """Of prompt and answer, as the server counts; None where it does not say."""
 
 
 class Trouble(NamedTuple):
-    """No answer, but asking again may bring one."""
+    """No answer. Asking again may bring one, but where this request was `rejected`."""
 
     reason: str
-    """`rate_limit`, `server`, `connection`, `timeout`, `bad_json` or `empty`."""
+    """`rate_limit`, `server`, `connection`, `timeout`, `bad_json`, `empty` or `rejected` (400, 413, 422: too long, filtered)."""
     retry_after: float | None
     """Seconds to wait, where the server says so."""
     may_have_cost: bool
     """The server may have worked, so that the tokens count as spent."""
+    said: str = ""
+    """By a server that rejected a request, without the key."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -95,12 +119,12 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def request(config: JudgeConfig, body: dict[str, Any], now: float) -> Reply | Trouble:
     """POST `body` to /chat/completions; `now` is the time (seconds since 1970) that a Retry-After date is set against.
 
-    Raises `UnavailableError` where the server refuses in a way that asking again does not mend (key, name of the model, a
-    prompt that is too long), `ConfigError` where the key would travel in the clear.
+    Raises `UnavailableError` where the server refuses in a way that no other request mends (key, name of the model),
+    `ConfigError` where the key would travel in the clear, or can be none.
     """
     address = f"{config.base_url.rstrip('/')}/chat/completions"
     message = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST")
-    key, parts = os.environ.get(config.api_key_env, ""), urllib.parse.urlsplit(address)
+    key, parts = _key(config), urllib.parse.urlsplit(address)
     local = parts.hostname in LOOPBACK
     if key and parts.scheme == "http" and not local:
         raise ConfigError(
@@ -109,9 +133,10 @@ def request(config: JudgeConfig, body: dict[str, Any], now: float) -> Reply | Tr
     if key:
         message.add_unredirected_header("Authorization", f"Bearer {key}")
     handlers: list[Any] = [_NoRedirects(), *([urllib.request.ProxyHandler({})] if local else [])]
+    deadline = time.monotonic() + config.timeout
     try:
         with urllib.request.build_opener(*handlers).open(message, timeout=config.timeout) as answer:
-            return _read(answer.read(MAX_BYTES))
+            return _read(_without(key, _whole(answer, deadline)))
     except urllib.error.HTTPError as error:
         return _refused(error, config, key, now)
     except TimeoutError:
@@ -122,17 +147,43 @@ def request(config: JudgeConfig, body: dict[str, Any], now: float) -> Reply | Tr
         return Trouble("connection", None, True)
 
 
+def _key(config: JudgeConfig) -> str:
+    """From the environment. One that no header can hold is named, not shown (http.client's own error would show it)."""
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise ConfigError(f"the key in {config.api_key_env} has characters that no key has (spaces, line ends, not ASCII)")
+    return key
+
+
+def _whole(answer: Any, deadline: float) -> bytes:
+    """What comes until `deadline`: the socket's own timeout begins anew with every byte of a server that drips."""
+    parts: list[bytes] = []
+    while (part := answer.read1(2**16)) and sum(map(len, parts)) <= MAX_BYTES:
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return b"".join(parts)
+
+
+def _without(key: str, raw: bytes) -> bytes:
+    """A server may repeat what it was sent."""
+    return raw.replace(key.encode(), b"(key)") if key else raw
+
+
 def _refused(error: urllib.error.HTTPError, config: JudgeConfig, key: str, now: float) -> Trouble:
     if error.code == 429:
         return Trouble("rate_limit", _seconds(error.headers.get("Retry-After"), now), False)
     if error.code >= 500 or error.code in (408, 409, 425):
         return Trouble("server", _seconds(error.headers.get("Retry-After"), now), False)
-    said = error.read(500).decode("utf-8", errors="replace")
-    said = said.replace(key, "(key)") if key else said
-    raise UnavailableError(
-        f"{config.base_url} refuses model {config.model!r} with status {error.code}: {said.strip() or 'nothing said'}; look at "
-        f"judge.base_url, judge.model and the key in {config.api_key_env}"
-    ) from None
+    try:
+        raw = error.read(2**16)
+    except (HTTPException, OSError):
+        raw = b""
+    said = _without(key, raw).decode("utf-8", errors="replace")[:500].strip() or "nothing said"  # first the key, then the cut
+    told = f"{config.base_url} refuses model {config.model!r} with status {error.code}: {said}"
+    if error.code in (400, 413, 422):
+        return Trouble("rejected", None, False, told)
+    raise UnavailableError(f"{told}; look at judge.base_url, judge.model and the key in {config.api_key_env}") from None
 
 
 def _seconds(header: str | None, now: float) -> float | None:
@@ -154,13 +205,16 @@ def _read(raw: bytes) -> Reply | Trouble:
         answer = json.loads(raw)
         choice = answer["choices"][0]
         text, reason = choice["message"]["content"] or "", choice.get("finish_reason") or "stop"
+        refused = choice["message"].get("refusal")
         usage = answer.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return Trouble("bad_json", None, True)
     if not isinstance(text, str) or not isinstance(reason, str):
         return Trouble("bad_json", None, True)
-    if not text.strip() and reason != "length":
+    if refused and not text.strip():
+        reason = "refusal"
+    if not text.strip() and reason not in UNREADABLE:
         return Trouble("empty", None, True)
     known = [count for count in counts if isinstance(count, int) and count >= 0]
     return Reply(text, reason, sum(known) if len(known) == 2 else None)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sae.errors import BudgetError
-from sae.interpret.endpoint import JudgeConfig, Reply, request
+from sae.errors import BudgetError, UnavailableError
+from sae.interpret.endpoint import UNREADABLE, JudgeConfig, Reply, Trouble, request
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the cache's entries; a change of what is sent makes other names by itself."""
 Messages = list[dict[str, str]]
 OVERHEAD = 64
@@ -32,36 +32,38 @@ class Judge:
     def __init__(self, config: JudgeConfig, cache: str | Path, sleep: Callable[[float], None] = time.sleep):
         self.config, self.cache = config, Path(cache)
         self.counts: Counter[str] = Counter()
-        """Attempts `sent`, answers from the cache (`cached`) or cut off (`length`), requests `failed` for good, and attempts by
-        their trouble: `rate_limit` and so on."""
+        """Attempts `sent`; answers from the cache (`cached`), or without a whole text (`UNREADABLE`); requests `failed` for good;
+        and attempts by their trouble: `rate_limit` and so on."""
         self.spent = 0
         """Tokens of this run. Those of an attempt without a known cost are counted at their upper bound."""
         self._reserved = 0
+        self._answered = False
         self._sleep = sleep
         self._lock, self._slots = threading.Lock(), threading.Semaphore(config.concurrency)
 
     def complete(self, messages: Messages, *, max_tokens: int, temperature: float) -> Reply | None:
         """Raises `BudgetError` before a request that might exceed the budget, `UnavailableError` where the server refuses."""
-        body = {"model": self.config.model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature}
-        body["seed"] = self.config.seed
+        config = self.config
+        body: dict[str, Any] = {"model": config.model, "messages": messages, config.tokens_field: max_tokens}
+        body |= {"temperature": temperature, "seed": config.seed, **config.body}
+        body = {name: value for name, value in body.items() if value is not None}
         path = self._path(body)
         reply = _load(path)
         if reply is not None:
+            self._answered = True
             self._count("cached")
         else:
             with self._slots:
-                reply = self._ask(body)
+                reply = self._ask(body, max_tokens)
             if reply is not None:
                 _save(path, body, reply)
-        if reply is None or reply.finish_reason == "length":
-            self._count("failed" if reply is None else "length")
+        if reply is None or reply.finish_reason in UNREADABLE:
+            self._count("failed" if reply is None else reply.finish_reason)
         return reply
 
-    def _ask(self, body: dict[str, Any]) -> Reply | None:
+    def _ask(self, body: dict[str, Any], max_tokens: int) -> Reply | None:
         # A token is at least one byte, so a prompt has no more tokens than bytes.
-        bound = (
-            sum(len(part.encode()) for message in body["messages"] for part in message.values()) + OVERHEAD + body["max_tokens"]
-        )
+        bound = sum(len(part.encode()) for message in body["messages"] for part in message.values()) + OVERHEAD + max_tokens
         for attempt in range(self.config.max_attempts):
             self._reserve(bound)
             cost = bound  # where an error escapes
@@ -71,14 +73,23 @@ class Judge:
             finally:
                 self._settle(bound, cost)
             if isinstance(got, Reply):
+                self._answered = True
                 return got
             self._count(got.reason)
+            if got.reason == "rejected":
+                self._give_up_on(got)
+                return None
             wait = self.config.backoff * 2**attempt * random.uniform(0.75, 1.25)  # not all of them at once again
             wait = max(min(wait, self.config.max_wait), got.retry_after or 0.0)
             if wait > self.config.max_wait or attempt + 1 == self.config.max_attempts:
                 return None
             self._sleep(wait)
         return None
+
+    def _give_up_on(self, got: Trouble) -> None:
+        """One request may be too long, or filtered; where none was ever answered it is the server or what it is told."""
+        if not self._answered:
+            raise UnavailableError(f"{got.said}; nothing was answered before: look at judge.base_url, judge.model and judge.body")
 
     def _reserve(self, bound: int) -> None:
         with self._lock:
@@ -116,18 +127,24 @@ def _cost(got: Any, bound: int) -> int:
 def _load(path: Path) -> Reply | None:
     """The answer in a cache's file; None where there is none, or it is damaged."""
     try:
-        return Reply(**json.loads(path.read_text(encoding="utf-8"))["reply"])
-    except (OSError, ValueError, KeyError, TypeError):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        return Reply(**entry["reply"]) if entry["sha256"] == _digest(entry["reply"]) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _digest(reply: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(reply, sort_keys=True).encode()).hexdigest()
 
 
 def _save(path: Path, body: dict[str, Any], reply: Reply) -> None:
     """Whole or not at all, also beside another writer of the same answer."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    entry = {"request": body, "reply": reply._asdict(), "sha256": _digest(reply._asdict())}
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"request": body, "reply": reply._asdict()}, file)
+            json.dump(entry, file)
         os.replace(draft, path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)

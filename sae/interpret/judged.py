@@ -9,6 +9,7 @@ import numpy as np
 from sae.chance import generator
 from sae.errors import BudgetError
 from sae.interpret import prompts
+from sae.interpret.endpoint import UNREADABLE
 from sae.interpret.evidence import Evidence
 from sae.interpret.judge import Judge, Messages
 from sae.interpret.passages import Passage, to_explain, to_score
@@ -28,13 +29,9 @@ class Guess(NamedTuple):
     unread_detections: int
 
 
-class Judged(NamedTuple):
-    """Scores of one unit. `None` where the unit has no passage to be scored on, or the passages are all alike."""
+class JudgeScores(NamedTuple):
+    """Of one prediction of a unit's passages; 0 where it is constant, NaN where the unit is active in all passages or in none."""
 
-    unit: int
-    explanation: str | None
-    """None where the judge gave none; the scores are then those of silence."""
-    n_passages: int
     spearman: float
     """Of predicted and true digits over all tokens of the passages."""
     spearman_weighted: float
@@ -43,19 +40,27 @@ class Judged(NamedTuple):
     """Balanced accuracy of "the unit is active in this passage"."""
     detection_auc: float
     """By the largest digit that was simulated in a passage."""
-    spearman_shuffled: float
+
+
+SILENCE = JudgeScores(0.0, 0.0, 0.5, 0.5)
+"""What the prediction that the unit is never active scores."""
+
+
+class Judged(NamedTuple):
+    """One unit."""
+
+    unit: int
+    explanation: str | None
+    """None where the judge gave none; the scores are then those of silence."""
+    n_passages: int
+    own: JudgeScores
+    shuffled: JudgeScores
     """The predictions given to other passages by chance, cut or filled with zeros to their lengths."""
-    detection_shuffled: float
-    spearman_other: float | None
+    other: JudgeScores | None
     """Of the explanation of the next unit in the list; None where there is no other."""
-    detection_other: float | None
     unread_simulations: int
     """Passages of which the simulation could not be read, of `n_passages`."""
     unread_detections: int
-
-
-SILENCE = {"spearman": 0.0, "spearman_weighted": 0.0, "detection": 0.5, "detection_auc": 0.5}
-"""What the prediction that the unit is never active scores."""
 
 
 class Session(NamedTuple):
@@ -108,7 +113,7 @@ class _Work(NamedTuple):
         config = self.judge.config
         shown = to_explain(self.evidence, self.population, unit, config.seed)
         passages = to_score(self.evidence, self.population, unit, config.seed, shown)
-        own, foreign = self.guess(explanation, passages), self.guess(other, passages)
+        own = self.guess(explanation, passages)
         order = generator(config.seed, f"shuffled guesses of {self.population}", unit).permutation(len(passages))
         lengths = [len(passage.token) for passage in passages]
         filled = [(own.digits[j] + [0] * n)[:n] for j, n in zip(order, lengths, strict=True)]
@@ -117,14 +122,9 @@ class _Work(NamedTuple):
             unit=unit,
             explanation=explanation,
             n_passages=len(passages),
-            spearman=_simulation(own, passages),
-            spearman_weighted=_simulation(own, passages, weighted=True),
-            detection=_detection(own, passages),
-            detection_auc=auc(np.array([max(row) for row in own.digits]), _fires(passages)),
-            spearman_shuffled=_simulation(shuffled, passages),
-            detection_shuffled=_detection(shuffled, passages),
-            spearman_other=None if other is None else _simulation(foreign, passages),
-            detection_other=None if other is None else _detection(foreign, passages),
+            own=_scores(own, passages),
+            shuffled=_scores(shuffled, passages),
+            other=None if other is None else _scores(self.guess(other, passages), passages),
             unread_simulations=own.unread_simulations,
             unread_detections=own.unread_detections,
         )
@@ -149,23 +149,17 @@ class _Work(NamedTuple):
     def _ask(self, messages: Messages, max_tokens: int, temperature: float) -> str:
         """The answer, "" where there is none or it was cut off."""
         reply = self.judge.complete(messages, max_tokens=max_tokens, temperature=temperature)
-        return "" if reply is None or reply.finish_reason == "length" else reply.text
+        return "" if reply is None or reply.finish_reason in UNREADABLE else reply.text
 
     def _texts(self, passages: list[Passage]) -> list[list[str]]:
         return [[self.vocabulary[i] for i in passage.token] for passage in passages]
 
 
-def _fires(passages: list[Passage]) -> np.ndarray:
-    return np.array([passage.fires for passage in passages], bool)
-
-
-def _simulation(guess: Guess, passages: list[Passage], *, weighted: bool = False) -> float:
+def _scores(guess: Guess, passages: list[Passage]) -> JudgeScores:
     said = np.array([digit for row in guess.digits for digit in row], np.int64)
     true = np.concatenate([np.zeros(0, np.int64), *(passage.digit for passage in passages)])
-    weight = np.array([passage.weight if weighted else 1.0 for passage in passages for _ in passage.token])
-    return spearman(said, true, weight)
-
-
-def _detection(guess: Guess, passages: list[Passage]) -> float:
-    said, true = np.array(guess.fires, bool), _fires(passages)
-    return balanced_accuracy(int((said & true).sum()), int(said.sum()), int(true.sum()), len(true))
+    weight = np.array([passage.weight for passage in passages for _ in passage.token])
+    fires, active = np.array(guess.fires, bool), np.array([passage.fires for passage in passages], bool)
+    largest = np.array([max(row) for row in guess.digits], np.int64)
+    accuracy = balanced_accuracy(int((fires & active).sum()), int(fires.sum()), int(active.sum()), len(active))
+    return JudgeScores(spearman(said, true), spearman(said, true, weight), accuracy, auc(largest, active))

@@ -23,13 +23,13 @@ def midranks(value: Shaped[ndarray, " n"], weight: Shaped[ndarray, " n"] | None 
 def spearman(x: Shaped[ndarray, " n"], y: Shaped[ndarray, " n"], weight: Float[ndarray, " n"] | None = None) -> float:
     """Pearson correlation of the (weighted) ranks. 0 where x or y is constant, so that a constant prediction scores nothing
     (the paper's convention)."""
+    if not len(x) or (x == x[0]).all() or (y == y[0]).all():  # by ranks it is so up to rounding, and of two constants that is 1
+        return 0.0
     weights = np.ones(len(x)) if weight is None else weight.astype(np.float64)
     total = weights.sum()
-    if total == 0:
-        return 0.0
     a, b = (midranks(values, weights) - total / 2 for values in (x, y))  # a weighted mean of midranks is half the weight
     joint, spread = (weights * a * b).sum(), (weights * a * a).sum() * (weights * b * b).sum()
-    return float(joint / np.sqrt(spread)) if spread > 0 else 0.0
+    return float(joint / np.sqrt(spread)) if spread > 0 else 0.0  # entries that differ may have no weight
 
 
 def auc(score: Shaped[ndarray, " n"], label: Bool[ndarray, " n"]) -> float:

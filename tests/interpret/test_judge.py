@@ -1,6 +1,7 @@
 """The judge against a server on loopback: faults, waiting, budget, cache, and what becomes of the key."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
@@ -26,7 +27,11 @@ def ask(judge, content="what is it?"):
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [(429, "rate_limit"), (500, "server"), (503, "server"), ("bad_json", "bad_json"), ("empty", "empty")]
+    ("fault", "reason"),
+    [
+        *((429, "rate_limit"), (500, "server"), (503, "server"), (408, "server"), ("bad_json", "bad_json"), ("empty", "empty")),
+        *(("truncated", "bad_json"), ("no_choices", "bad_json")),
+    ],
 )
 def test_a_fault_is_asked_again(tmp_path, fault, reason):
     waits = []
@@ -67,13 +72,48 @@ def test_who_never_answers_is_given_up(tmp_path):
     assert gone.counts["connection"] == 1
 
 
-def test_an_answer_cut_off_is_told_and_kept(tmp_path):
-    with Stub(lambda _: "te", ["length"]) as stub:
+def test_a_server_that_drips_is_given_up(tmp_path):
+    with Stub(lambda _: "tea", ["drip"]) as stub:
+        judge = judge_of(stub, tmp_path, max_attempts=1, timeout=0.3)
+        start = time.monotonic()
+        assert ask(judge) is None
+        assert time.monotonic() - start < 4  # 100 bytes take 5 s
+        assert judge.counts["timeout"] == 1
+
+
+@pytest.mark.parametrize("fault", ["length", "refusal", "content_filter"])
+def test_an_answer_without_a_whole_text_is_told_and_kept(tmp_path, fault):
+    with Stub(lambda _: "te", [fault]) as stub:
         for cached in (0, 1):
             judge = judge_of(stub, tmp_path)
-            assert ask(judge).finish_reason == "length"
-            assert (judge.counts["length"], judge.counts["cached"]) == (1, cached)
+            assert ask(judge).finish_reason == fault
+            assert (judge.counts[fault], judge.counts["cached"]) == (1, cached)
         assert len(stub.seen) == 1
+
+
+def test_a_rejected_request_is_counted_and_not_asked_again(tmp_path):
+    """One of many: too long, or filtered. Where none was ever answered, the run ends with what the server said."""
+    with Stub(lambda _: "tea", [400, None, 400, 422]) as stub:
+        with pytest.raises(UnavailableError, match=r"status 400: .*nothing was answered before"):
+            ask(judge_of(stub, tmp_path), "a")
+        judge = judge_of(stub, tmp_path)
+        assert (ask(judge, "a").text, ask(judge, "b"), ask(judge, "c")) == ("tea", None, None)
+        assert judge.counts == {"sent": 3, "rejected": 2, "failed": 2}
+        stub.faults.append(413)
+        again = judge_of(stub, tmp_path)
+        assert (ask(again, "a").text, ask(again, "b")) == ("tea", None)  # what the cache holds was answered too
+
+
+def test_what_is_sent(tmp_path):
+    """The fields of the request, and those that the user adds, renames or takes away."""
+    with Stub(lambda _: "tea", [None, "logprobs"]) as stub:
+        ask(judge_of(stub, tmp_path, seed=7))
+        body = {"reasoning_effort": "low", "seed": None, "temperature": None}
+        assert ask(judge_of(stub, tmp_path, tokens_field="max_completion_tokens", body=body)).text == "tea"
+    plain, changed = (body for _, body in stub.seen)
+    assert plain == {"model": "stub", "messages": MESSAGES, "max_tokens": 50, "temperature": 0.0, "seed": 7}
+    assert changed == {"model": "stub", "messages": MESSAGES, "max_completion_tokens": 50, "reasoning_effort": "low"}
+    assert {path for path, _ in stub.seen} == {"/v1/chat/completions"}
 
 
 def test_a_second_run_asks_nothing(tmp_path):
@@ -85,9 +125,39 @@ def test_a_second_run_asks_nothing(tmp_path):
         assert (again.counts, again.spent, len(stub.seen)) == ({"cached": 2}, 0, 2)
         judge_of(stub, tmp_path, seed=1).complete(MESSAGES, max_tokens=50, temperature=0.0)
         assert len(stub.seen) == 3  # another seed is another request
-        for file in tmp_path.rglob("*.json"):
-            file.write_text('{"reply": {')
-        assert ask(judge_of(stub, tmp_path), "a").text == "A"  # a damaged entry is none
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda _: "",
+        lambda _: '{"reply": {"text": 5, "finish_reason": "stop", "n_tokens": 3}}',
+        lambda text: text.replace('"TEA"', '"PEA"'),
+        lambda text: text.replace('"n_tokens"', '"tokens"'),
+    ],
+)
+def test_a_damaged_entry_is_asked_again(tmp_path, damage):
+    with Stub(lambda _: "TEA") as stub:
+        ask(judge_of(stub, tmp_path))
+        (file,) = tmp_path.rglob("*.json")
+        whole = file.read_text()
+        file.write_text(damage(whole))
+        assert file.read_text() != whole
+        assert ask(judge_of(stub, tmp_path)).text == "TEA"
+        assert len(stub.seen) == 2
+        assert file.read_text() == whole
+
+
+def test_an_answer_is_kept_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("disk full")
+
+    with Stub(lambda _: "tea") as stub:
+        monkeypatch.setattr("sae.interpret.judge.os.replace", full)
+        with pytest.raises(OSError, match="disk full"):
+            ask(judge_of(stub, tmp_path))
+        assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
 def test_the_budget_stops(tmp_path):
@@ -103,11 +173,23 @@ def test_the_budget_stops(tmp_path):
         assert ask(judge, "a").text == "tea"  # what is known costs nothing
 
 
-def test_an_unknown_cost_counts_at_its_bound(tmp_path):
-    with Stub(lambda _: "tea", ["no_usage"]) as stub:
+@pytest.mark.parametrize("fault", ["no_usage", "wrong_usage", "negative_usage"])
+def test_an_unknown_cost_counts_at_its_bound(tmp_path, fault):
+    with Stub(lambda _: "tea", [fault]) as stub:
         judge = judge_of(stub, tmp_path)
         ask(judge, "a")
         assert judge.spent == len("user") + len("a") + 64 + 50
+
+
+def test_the_budget_counts_what_is_in_flight(tmp_path):
+    """Three at once, of which only two fit by their bounds: the third is never sent."""
+    with Stub(lambda _: "tea") as stub:
+        stub.barrier = threading.Barrier(2)
+        judge = judge_of(stub, tmp_path, token_budget=300, concurrency=3)
+        with ThreadPoolExecutor(3) as pool:
+            done = [pool.submit(ask, judge, text) for text in "abc"]
+        assert sorted(type(future.exception()).__name__ for future in done) == ["BudgetError", "NoneType", "NoneType"]
+        assert (len(stub.seen), judge.spent) == (2, 50)
 
 
 def test_no_more_at_once_than_allowed(tmp_path):
@@ -121,7 +203,7 @@ def test_no_more_at_once_than_allowed(tmp_path):
 
 def test_the_key_goes_nowhere_but_into_the_header(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SAE_JUDGE_KEY", KEY)
-    with Stub(lambda _: "tea", [401, None, "redirect"]) as stub:
+    with Stub(lambda _: "tea", [401, None, "redirect", "echo"]) as stub:
         judge = judge_of(stub, tmp_path)
         with pytest.raises(UnavailableError, match=r"status 401.*\(key\)") as caught:
             ask(judge)
@@ -129,15 +211,40 @@ def test_the_key_goes_nowhere_but_into_the_header(tmp_path, monkeypatch, capsys)
         with pytest.raises(UnavailableError, match="status 302"):
             ask(judge, "another")
         assert stub.authorizations == [f"Bearer {KEY}"] * 3  # a redirect is not followed
+        assert ask(judge, "a third").text == "Bearer (key)"
+        stub.faults.append(403)
+        stub.padding = 460  # the key would lie across the end of what is shown
+        with pytest.raises(UnavailableError, match="status 403") as cut:
+            ask(judge, "a fourth")
     kept = "".join(file.read_text() for file in tmp_path.rglob("*.json"))
     assert kept
-    for said in (str(caught.value), kept, repr(judge.config), *capsys.readouterr()):
-        assert KEY not in said
+    for said in (str(caught.value), str(cut.value), kept, repr(judge.config), *capsys.readouterr()):
+        assert KEY[:6] not in said
     with pytest.raises(ConfigError, match="in the clear"):
         request(JudgeConfig(base_url="http://judge.invalid/v1", model="x"), {}, 0.0)
 
 
+def test_a_key_that_is_none_is_not_shown(tmp_path, monkeypatch):
+    with Stub(lambda _: "tea") as stub:
+        monkeypatch.setenv("SAE_JUDGE_KEY", f" {KEY}\n")  # as a file's contents
+        assert ask(judge_of(stub, tmp_path)).text == "tea"
+        assert stub.authorizations == [f"Bearer {KEY}"]
+        for key in (f"{KEY}\nHost: x", f"{KEY} more", f"{KEY}é"):
+            monkeypatch.setenv("SAE_JUDGE_KEY", key)
+            with pytest.raises(ConfigError, match="SAE_JUDGE_KEY has characters") as caught:
+                ask(judge_of(stub, tmp_path), "another")
+            assert KEY not in str(caught.value)
+    with pytest.raises(ConfigError, match="never the key") as caught:
+        JudgeConfig(api_key_env=KEY)
+    assert KEY not in str(caught.value)
+
+
 def test_what_cannot_be_is_refused():
+    assert JudgeConfig().base_url == ""
+    with pytest.raises(ConfigError, match="'model' is not"):
+        JudgeConfig(base_url="http://x/v1")
+    with pytest.raises(ConfigError, match="'body' sets max_tokens, stream"):
+        JudgeConfig(body={"stream": True, "max_tokens": None})
     for url in ("127.0.0.1:8000", "ftp://x/v1", "https://me:pw@x/v1"):
         with pytest.raises(ConfigError, match="base_url"):
             JudgeConfig(base_url=url, model="x")
