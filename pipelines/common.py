@@ -35,11 +35,12 @@ STAGES = (
     "features",
     "evaluate",
     "proxies",
+    "interpret",
     "browser",
     "universality",
 )
-SECTIONS = ("run", *STAGES, "wandb")
-"""Of params.yaml: each stage's own, and two that say how to run."""
+SECTIONS = ("run", *STAGES, "judge", "wandb")
+"""Of params.yaml: each stage's own, two that say how to run, and the judge of stage `interpret`."""
 
 
 def check_name(name: str, where: str) -> None:

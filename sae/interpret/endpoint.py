@@ -33,6 +33,8 @@ class JudgeConfig:
     """Name of the environment variable that holds the key; none is sent where it is unset."""
     n_units: int = 50
     """Units of each population that are judged, drawn by chance of those that are counted."""
+    cache: str = "data/judge"
+    """Folder of the answers (stage `interpret`): what it knows is not asked, nor paid for, again."""
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the server calls the most that it may answer; some of OpenAI's newer models know the latter only."""
     body: dict[str, Any] = field(default_factory=dict)
