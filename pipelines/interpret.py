@@ -12,13 +12,12 @@ from pipelines.interpret_plots import write_plots
 from pipelines.plots import write_csv
 from sae import artefact
 from sae.dictionary.disk import dictionary_path, read_dictionary
-from sae.features.feature import printable
 from sae.interpret.config import InterpretConfig
 from sae.interpret.endpoint import JudgeConfig
 from sae.interpret.judge import Judge
 from sae.interpret.judged import Session, judge_units
-from sae.interpret.judged_report import judged_report, units_to_judge
-from sae.interpret.report import Findings, columns, find, report
+from sae.interpret.judged_report import judge_told, judged_report, units_to_judge
+from sae.interpret.report import Findings, columns, find, report, told
 from sae.interpret.survey import Surveyed
 from sae.library import Place
 from sae.source.transformer import load_source
@@ -54,6 +53,8 @@ def main(stage: Stage) -> None:
             (draft.path / "judged.json").write_text(json.dumps(rounded(kept), indent=1) + "\n", encoding="utf-8")
     artefact.write_text(stage.reports / "interpret.json", json.dumps(rounded(words), indent=1, sort_keys=True) + "\n")
     print(told(words))
+    if judge is not None:
+        print(judge_told(words["judge"]))
 
 
 def population_names(dictionary_id: str, found: dict[str, Surveyed]) -> dict[str, str]:
@@ -80,30 +81,6 @@ def table(surveyed: Surveyed, config: InterpretConfig) -> tuple[tuple[str, ...],
     values["counted"] = (surveyed.n_active >= config.min_active).astype(int)
     values |= {name: scores.round(6) for name, scores in columns(surveyed).items()}
     return tuple(values), tuple(values.values())
-
-
-def told(words: dict[str, Any]) -> str:
-    """A line a population: medians by the rule of n-grams, each beside the median of another unit's rule."""
-    scores = ("token_auc", "window_auc", "spearman", "spearman_sampled", "logit_auc")
-    lines = [
-        f"interpret: rules fitted on {words['n_fitting']:,} held-out tokens, scored on {words['n_scoring']:,} of other documents",
-        f"{'median (by another unit’s rule)':32}{'units':>14}" + "".join(f"{score:>19}" for score in scores),
-    ]
-    for name, row in words["populations"].items():
-        sampled = f" of {row['n_units']:,}" if row["sampled"] else ""
-        for group, label in (("all", name), ("single_token", "  of one token"), ("others", "  others")):
-            cells = [_cell(row[group]["ngram"].get(score)) for score in scores]
-            counted = f"{row[f'n_{group}']:,}{sampled if group == 'all' else ''}"
-            lines.append(f"{label:32}{counted:>14}" + "".join(f"{cell:>19}" for cell in cells))
-    for name, row in words.get("judge", {}).get("populations", {}).items():
-        lines.append(f"judge of {name}: " + printable(json.dumps(rounded(row["all"]["spearman"]["own"])).encode()))
-    return "\n".join(lines)
-
-
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None or row["own"]["median"] is None:
-        return "-"
-    return f"{row['own']['median']:.3f} ({row['other']['median']:.3f})"
 
 
 if __name__ == "__main__":

@@ -66,3 +66,24 @@ def _scores(judged: list[Judged], which: Int64[ndarray, " judged"], config: Inte
             row[against] = median_interval(values, config.n_bootstrap, config.seed)._asdict()
         words[score] = row
     return words
+
+
+def judge_told(words: dict[str, Any]) -> str:
+    """A line a population: the medians, each beside that of another unit's explanation; then what was asked, and what failed."""
+    lines = [f"{'judge ' + words['model'] + ' (by another’s explanation)':40}" + "".join(f"{s:>22}" for s in JudgeScores._fields)]
+    for name, row in words["populations"].items():
+        cells = [_cell(row["all"][score]) for score in JudgeScores._fields]
+        label = f"{name}, {row['n_judged']} judged"
+        lines.append(f"{label:40}" + "".join(f"{cell:>22}" for cell in cells))
+        lines.append(
+            f"  of {row['n_passages']:,} passages {row['unread_simulations']:,} simulations and {row['unread_detections']:,} "
+            f"detections could not be read; {row['n_without_explanation']:,} units without an explanation"
+        )
+    counts = ", ".join(f"{name} {n:,}" for name, n in sorted(words["counts"].items())) or "none"
+    lines.append(f"requests: {counts}; {words['tokens_spent']:,} tokens")
+    return "\n".join(lines + ([f"stopped: {words['stopped']}"] if words["stopped"] else []))
+
+
+def _cell(row: dict[str, Any]) -> str:
+    own, other = (row[against]["median"] for against in ("own", "other"))
+    return "-" if own is None else f"{own:.3f} ({'-' if other is None else f'{other:.3f}'})"

@@ -32,19 +32,21 @@ def spearman(x: Shaped[ndarray, " n"], y: Shaped[ndarray, " n"], weight: Float[n
     return float(joint / np.sqrt(spread)) if spread > 0 else 0.0  # entries that differ may have no weight
 
 
-def auc(score: Shaped[ndarray, " n"], label: Bool[ndarray, " n"]) -> float:
-    """Probability that an entry with the label has a larger score than one without, ties counted half. NaN where all entries
-    have the same label."""
-    return auc_of_ranks(float(midranks(score)[label].sum()), int(label.sum()), len(label))
+def auc(score: Shaped[ndarray, " n"], label: Bool[ndarray, " n"], weight: Float[ndarray, " n"] | None = None) -> float:
+    """Probability that an entry with the label has a larger score than one without, ties counted half; an entry of weight k
+    counts as k entries. NaN where all entries have the same label."""
+    weights = np.ones(len(score)) if weight is None else weight.astype(np.float64)
+    total = float((weights * midranks(score, weights))[label].sum())
+    return auc_of_ranks(total, float(weights[label].sum()), float(weights.sum()))
 
 
-def auc_of_ranks(total: float, n_positive: int, n: int) -> float:
+def auc_of_ranks(total: float, n_positive: float, n: float) -> float:
     """`auc` from the sum of the positive entries' midranks."""
     pairs = n_positive * (n - n_positive)
     return (total - n_positive**2 / 2) / pairs if pairs else float("nan")
 
 
-def balanced_accuracy(n_hit: int, n_predicted: int, n_positive: int, n: int) -> float:
+def balanced_accuracy(n_hit: float, n_predicted: float, n_positive: float, n: float) -> float:
     """Mean of the fraction of the positive entries that are predicted, and of the others that are not; `n_hit` are predicted
     and positive. NaN where all entries have the same label."""
     if n_positive == 0 or n_positive == n:

@@ -131,3 +131,26 @@ def _row(each: dict[str, Float64[ndarray, " unit"]], chance: float, config: Inte
         against: median_interval(values, config.n_bootstrap, config.seed)._asdict() for against, values in each.items()
     }
     return {**row, "chance": chance}
+
+
+def told(words: dict[str, Any]) -> str:
+    """Lines a population from `report` and `Findings.facts`: medians by the rule of n-grams, each beside that of another unit's
+    rule."""
+    scores = ("token_auc", "window_auc", "spearman", "spearman_sampled", "logit_auc")
+    lines = [
+        f"interpret: rules fitted on {words['n_fitting']:,} held-out tokens, scored on {words['n_scoring']:,} of other documents",
+        f"{'median (by another unit’s rule)':32}{'units':>14}" + "".join(f"{score:>19}" for score in scores),
+    ]
+    for name, row in words["populations"].items():
+        sampled = f" of {row['n_units']:,}" if row["sampled"] else ""
+        for group, label in (("all", name), ("single_token", "  of one token"), ("others", "  others")):
+            cells = [_cell(row[group]["ngram"].get(score)) for score in scores]
+            counted = f"{row[f'n_{group}']:,}{sampled if group == 'all' else ''}"
+            lines.append(f"{label:32}{counted:>14}" + "".join(f"{cell:>19}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None or row["own"]["median"] is None:
+        return "-"
+    return f"{row['own']['median']:.3f} ({row['other']['median']:.3f})"

@@ -62,8 +62,10 @@ def test_a_date_to_wait_for(tmp_path):
 
 def test_who_never_answers_is_given_up(tmp_path):
     with Stub(lambda _: "tea", ["hang"] * 2) as stub:
-        judge = judge_of(stub, tmp_path, max_attempts=2, timeout=0.1)
+        waits = []
+        judge = judge_of(stub, tmp_path, waits, max_attempts=2, timeout=0.1)
         assert ask(judge) is None
+        assert len(waits) == 1  # nobody waits for nothing after the last
         assert judge.counts == {"sent": 2, "timeout": 2, "failed": 1}
         assert judge.spent >= 2 * 50  # it may have worked on both
         assert ask(judge).text == "tea"  # a failure is not kept
@@ -213,7 +215,7 @@ def test_the_key_goes_nowhere_but_into_the_header(tmp_path, monkeypatch, capsys)
         assert stub.authorizations == [f"Bearer {KEY}"] * 3  # a redirect is not followed
         assert ask(judge, "a third").text == "Bearer (key)"
         stub.faults.append(403)
-        stub.padding = 460  # the key would lie across the end of what is shown
+        stub.padding = 455  # the key would lie across the end of what is shown
         with pytest.raises(UnavailableError, match="status 403") as cut:
             ask(judge, "a fourth")
     kept = "".join(file.read_text() for file in tmp_path.rglob("*.json"))

@@ -25,6 +25,9 @@ def test_a_weight_is_a_number_of_copies(x, y):
     weight = np.arange(len(x)) % 4 + 1
     many = stats.spearmanr(np.repeat(x, weight), np.repeat(y, weight)).statistic
     assert ranks.spearman(x, y, weight.astype(np.float64)) == pytest.approx(many)
+    copies = ranks.auc(np.repeat(x, weight), np.repeat(y > 3, weight))
+    assert ranks.auc(x, y > 3, weight.astype(np.float64)) == pytest.approx(copies)
+    assert copies != ranks.auc(x, y > 3)
 
 
 def test_a_constant_scores_nothing():
