@@ -38,6 +38,7 @@ STAGES = (
     "interpret",
     "browser",
     "universality",
+    "controls",
 )
 SECTIONS = ("run", *STAGES, "judge", "wandb")
 """Of params.yaml: each stage's own, two that say how to run, and the judge of stage `interpret`."""
