@@ -40,13 +40,13 @@ def auc(score: Shaped[ndarray, " n"], label: Bool[ndarray, " n"], weight: Float[
     return auc_of_ranks(total, float(weights[label].sum()), float(weights.sum()))
 
 
-def auc_of_ranks(total: float, n_positive: float, n: float) -> float:
+def auc_of_ranks(total: float, n_positive: int | float, n: int | float) -> float:
     """`auc` from the sum of the positive entries' midranks."""
     pairs = n_positive * (n - n_positive)
     return (total - n_positive**2 / 2) / pairs if pairs else float("nan")
 
 
-def balanced_accuracy(n_hit: float, n_predicted: float, n_positive: float, n: float) -> float:
+def balanced_accuracy(n_hit: int | float, n_predicted: int | float, n_positive: int | float, n: int | float) -> float:
     """Mean of the fraction of the positive entries that are predicted, and of the others that are not; `n_hit` are predicted
     and positive. NaN where all entries have the same label."""
     if n_positive == 0 or n_positive == n:

@@ -98,10 +98,15 @@ def scores_of(
     rng, n = generator(0, "documents of a unit"), int(which.max(initial=-1)) + 1
     weights = [np.bincount(rng.integers(0, n, n), minlength=n)[which].astype(np.float64) for _ in range(n_bootstrap)]
     drawn = np.array([_scores(predicted, said, truth, weight) for weight in (np.ones(len(truth)), *weights)])
-    known = drawn[1:] if np.isfinite(drawn[0]).all() else drawn[:1]  # a resampling may lack the documents in which it fires
-    low, high = (np.nanquantile(known, q, axis=0) for q in ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2))
+    low, high = (np.array([_quantile(column, q) for column in drawn[1:].T]) for q in ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2))
     names = (("spearman", 0.0), ("token_auc", 0.5), ("token_accuracy", 0.5))
     return {name: Interval(float(drawn[0][i]), float(low[i]), float(high[i]), by) for i, (name, by) in enumerate(names)}
+
+
+def _quantile(values: Float64[ndarray, " resampling"], q: float) -> float:
+    """Of those that are defined: a resampling may lack the documents in which the unit fires."""
+    known = values[~np.isnan(values)]
+    return float(np.quantile(known, q)) if len(known) else np.nan
 
 
 def _scores(

@@ -50,6 +50,7 @@ def test_retry_after_is_honoured(tmp_path):
         assert ask(judge) is None  # the second names a day in 2096: longer than max_wait
         assert judge.counts == {"sent": 2, "rate_limit": 1, "server": 1, "failed": 1}
         assert waits == [17]
+        assert judge.spent == 0  # who says no has done nothing
 
 
 def test_a_date_to_wait_for(tmp_path):
