@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sae.interpret import prompts
+from sae.interpret import judged, prompts
 from sae.interpret.endpoint import JudgeConfig
 from sae.interpret.judge import Judge
-from sae.interpret.judged import SILENCE, judge_units
-from sae.interpret.passages import to_explain, to_score
+from sae.interpret.judged import SILENCE, Guess, judge_units
+from sae.interpret.passages import Passage, to_explain, to_score
 from tests.interpret.corpus import N_VOCAB, contexts, evidence
 from tests.interpret.stub import Stub
 
@@ -76,23 +76,31 @@ def test_an_inverted_judge(known, tmp_path):
         assert (row.own.spearman, row.own.detection, row.own.spearman_weighted) == pytest.approx((-1, 0, -1))
 
 
-def test_scores_are_those_of_dense_arrays(known, tmp_path):
-    """A judge that errs by a rule of its own, against scipy; weights as copies of tokens."""
-    session, *_ = run(known, tmp_path, oracle(lambda hit: 5 * hit, lambda row: int(row[0])), units=[1])
-    passages = to_score(known, "features", 1, 0, to_explain(known, "features", 1, 0))
-    said = [[5 * int(token == 4) for token in passage.token] for passage in passages]
-    true = [passage.digit for passage in passages]
-    fires, active = np.array([row[0] > 0 for row in said]), np.array([max(row) > 0 for row in true])
+def test_scores_are_those_of_dense_arrays():
+    """Against scipy; weights as copies of tokens."""
+    rng = np.random.default_rng(0)
+    lengths, weights = rng.integers(3, 10, 40), rng.integers(1, 30, 40)
+    true = [np.where(rng.random(n) < 0.2, rng.integers(0, 10, n), 0) for n in lengths]
+    said = [np.clip(row + rng.integers(-2, 3, len(row)), 0, 9) for row in true]
+    fires = [bool(rng.random() < 0.7) if row.max() else bool(rng.random() < 0.3) for row in true]
+    active = np.array([row.max() > 0 for row in true])
+    rows = zip(true, weights, strict=True)
+    passages = [Passage(np.zeros_like(row), row, bool(row.max()), float(weight), 0) for row, weight in rows]
+    found = judged._scores(Guess([row.tolist() for row in said], fires, 0, 0), passages)
     flat = [np.concatenate(values) for values in (said, true)]
-    weight = np.concatenate([np.full(len(p.token), round(100 * p.weight)) for p in passages])
-    row = session.judged[0].own
-    assert row.spearman == pytest.approx(stats.spearmanr(*flat).statistic)
-    copies = [np.repeat(values, weight) for values in flat]
-    assert row.spearman_weighted == pytest.approx(stats.spearmanr(*copies).statistic, abs=1e-3)
-    assert row.detection == pytest.approx((fires[active].mean() + 1 - fires[~active].mean()) / 2)
-    assert 0.5 < row.detection < 1
-    u = stats.mannwhitneyu(np.array([max(r) for r in said])[active], np.array([max(r) for r in said])[~active]).statistic
-    assert row.detection_auc == pytest.approx(u / (active.sum() * (~active).sum()))
+    copies = [np.repeat(values, np.repeat(weights, lengths)) for values in flat]
+    largest = np.array([row.max() for row in said])
+    u = stats.mannwhitneyu(largest[active], largest[~active]).statistic
+    accuracy = (np.array(fires)[active].mean() + 1 - np.array(fires)[~active].mean()) / 2
+    expected = (
+        stats.spearmanr(*flat).statistic,
+        stats.spearmanr(*copies).statistic,
+        accuracy,
+        u / active.sum() / (~active).sum(),
+    )
+    assert found == pytest.approx(expected)
+    assert all(0.01 < value < 0.99 for value in found)
+    assert abs(found.spearman - found.spearman_weighted) > 0.001
 
 
 def test_a_random_judge_is_at_chance(known, tmp_path):

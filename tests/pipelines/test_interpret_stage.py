@@ -33,7 +33,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sae.source.transformer", door)
     monkeypatch.setattr(interpret, "load_source", door.load_source)
     monkeypatch.chdir(tmp_path)
-    make_tokens(tmp_path / "data/tokens", n_vocab=200, n_heldout=120, n_train=800)
+    make_tokens(tmp_path / "data/tokens", n_vocab=200, n_heldout=80, n_train=400)
     for name, width in (("A/1", 24), ("S/0", 10)):
         with artefact.writing(tmp_path / f"data/{name[0]}/transformer", Run(kind="transformer")):
             pass
@@ -62,6 +62,7 @@ def test_features_neurons_and_the_control_side_by_side_twice_the_same(project, c
             rows = list(csv.DictReader(file))
         assert len(rows) == row["n_scored"]
         counted = [each for each in rows if each["counted"] == "1"]
+        assert len(counted) == row["n_all"]
         for column, path in (
             ("ngram_token_auc", ("ngram", "token_auc", "own")),
             ("token_spearman_other", ("token", "spearman", "other")),
@@ -80,7 +81,8 @@ def test_features_neurons_and_the_control_side_by_side_twice_the_same(project, c
     assert contents(project / "reports") == first
 
 
-def test_neurons_of_one_transformer_are_scored_once(project):
+def test_neurons_of_one_transformer_are_scored_once(project, monkeypatch):
+    monkeypatch.setattr(interpret, "write_plots", lambda *_: None)
     interpret.main(Stage("interpret", PARAMS | {"interpret": SECTION | {"beside": ["A/1"], "n_units": 6}}))
     words = found(project)["populations"]
     assert words.keys() == {"A/1", "A/neurons"}
@@ -89,12 +91,14 @@ def test_neurons_of_one_transformer_are_scored_once(project):
 
 def test_with_a_judge_its_scores_stand_beside_and_a_second_run_asks_nothing(project, monkeypatch, capsys):
     monkeypatch.setenv("SAE_JUDGE_KEY", KEY)
+    monkeypatch.setattr(interpret, "write_plots", lambda *_: None)
+    alone = PARAMS | {"interpret": SECTION | {"beside": [], "n_units": 5}}
 
     def rule(messages):
         return "EXPLANATION: numbers" if "EXPLANATION:" in messages[0]["content"] else '{"1": 1}'
 
     with Stub(rule) as stub:
-        params = PARAMS | {"judge": {"base_url": stub.url, "model": "stub", "n_units": 3, "concurrency": 1}}
+        params = alone | {"judge": {"base_url": stub.url, "model": "stub", "n_units": 3, "concurrency": 1}}
         interpret.main(Stage("interpret", params))
         words = found(project)["judge"]
         assert (words["model"], words["stopped"], words["tokens_spent"]) == ("stub", None, 25 * len(stub.seen))
@@ -113,7 +117,6 @@ def test_with_a_judge_its_scores_stand_beside_and_a_second_run_asks_nothing(proj
         short = params["judge"] | {"token_budget": 4000, "cache": "data/another"}
         interpret.main(Stage("interpret", params | {"judge": short}))
         assert "token_budget = 4,000 is spent" in found(project)["judge"]["stopped"]
-        assert found(project)["populations"] == found(project)["populations"]
     assert set(stub.authorizations) == {f"Bearer {KEY}"}
     assert not [path for path, content in contents(project).items() if KEY.encode() in content]
 
