@@ -50,6 +50,7 @@ def found(project):
     return json.loads((project / "reports/interpret.json").read_text())
 
 
+@pytest.mark.slow
 def test_features_neurons_and_the_control_side_by_side_twice_the_same(project, capsys):
     interpret.main(Stage("interpret", PARAMS))
     words = found(project)
