@@ -35,12 +35,14 @@ STAGES = (
     "features",
     "evaluate",
     "proxies",
+    "interpret",
     "browser",
     "universality",
     "claims",
+    "controls",
 )
-SECTIONS = ("run", *STAGES, "wandb")
-"""Of params.yaml: each stage's own, and two that say how to run."""
+SECTIONS = ("run", *STAGES, "judge", "wandb")
+"""Of params.yaml: each stage's own, two that say how to run, and the judge of stage `interpret`."""
 
 
 def check_name(name: str, where: str) -> None:

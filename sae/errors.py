@@ -50,6 +50,12 @@ class UnavailableError(SaeError, OSError):
     exit_code = 69
 
 
+class BudgetError(SaeError):
+    """What a paid service may be asked for is spent."""
+
+    exit_code = 75
+
+
 class NumericsError(SaeError, ArithmeticError):
     """NaN or infinity where a number must be."""
 

@@ -5,6 +5,7 @@
 
 import ast
 import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -56,9 +57,11 @@ def closure(module: str) -> set[str]:
     return {name for name in seen if modules()[name].name != "__init__.py"}
 
 
-def stage_code(stage: str) -> list[str]:
-    """Paths of a stage's code (with the pages that the browser is made from), sorted."""
-    paths = {modules()[name].relative_to(ROOT).as_posix() for name in closure(f"pipelines.{stage}")}
+def stage_code(stage: dict[str, Any]) -> list[str]:
+    """Paths of the code that a stage's command runs (with the pages that the browser is made from), sorted."""
+    module = re.search(r"-m (pipelines\.\w+)", stage["cmd"])
+    assert module, stage["cmd"]
+    paths = {modules()[name].relative_to(ROOT).as_posix() for name in closure(module[1])}
     if "sae/web/browser.py" in paths:
         paths |= {page.relative_to(ROOT).as_posix() for page in (ROOT / "sae/web/pages").iterdir() if page.is_file()}
     return sorted(paths)
@@ -80,11 +83,11 @@ def write(path: Path) -> None:
     yaml = ruamel.yaml.YAML()
     yaml.width = 130
     pipeline = yaml.load(path)
-    for name, stage in bodies(pipeline).items():
+    for stage in bodies(pipeline).values():
         data = [dependency for dependency in stage["deps"] if not code_of([dependency], path.parent)]
         for _ in range(len(stage["deps"])):
             stage["deps"].pop()
-        stage["deps"].extend(data + [os.path.relpath(ROOT / code, path.parent) for code in stage_code(name)])
+        stage["deps"].extend(data + [os.path.relpath(ROOT / code, path.parent) for code in stage_code(stage)])
     with open(path, "w", encoding="utf-8") as file:
         yaml.dump(pipeline, file)
 

@@ -20,7 +20,7 @@ LAYERS = [
     ["claims"],
     ["library"],
     ["web"],
-    ["cli_store", "cli_study"],
+    ["cli_store", "cli_study", "cli_interpret"],
     ["cli"],
 ]
 
@@ -94,7 +94,7 @@ def test_sub_inits_are_empty():
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_dvc_stages_name_exactly_the_code_they_run(path):
     for name, stage in bodies(yaml.safe_load(path.read_text())).items():
-        assert code_of(stage["deps"], path.parent) == stage_code(name), f"stage {name}: run `make deps`"
+        assert code_of(stage["deps"], path.parent) == stage_code(stage), f"stage {name}: run `make deps`"
 
 
 def test_the_full_pipeline_is_the_default_one_with_more_dictionaries():

@@ -1,25 +1,28 @@
-"""`make full` at a tiny size, under DVC: two transformers, four dictionaries on rows of their own, and what they share."""
+"""`make full` at a tiny size, under DVC: two transformers and a control, dictionaries on rows of their own, what they share."""
 
 import json
 import shutil
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from sae import load
 from sae.cli import app
 from sae.features.table import FeatureTable
+from sae.source.transformer import load_source
 from tests.import_graph import ROOT
 from tests.test_pipeline import TINY, dvc, make_copy
 
-WIDTHS = {"A-0": 32, "A-1": 64, "A-2": 128, "B-1": 64}
+WIDTHS = {"A-0": 32, "A-1": 64, "A-2": 128, "B-1": 64, "S-0": 32}
 SMALL = {
     **TINY,
     "harvest": {"n_rows": 8192, "positions_per_context": 16},
     "train": {"batch_size": 512, "n_steps": 60, "resample_inputs": 1024},
     "wandb": {"mode": "disabled"},
     "universality": {"n_tokens": 8192, "n_bootstrap": 50},
+    "interpret": {"n_tokens": 8192, "n_units": 20, "min_active": 3, "n_bootstrap": 20},
 }
 
 
@@ -32,6 +35,7 @@ def finished(tmp_path_factory):
     assert params["dictionaries"].keys() == WIDTHS.keys()
     for name, width in WIDTHS.items():
         params["dictionaries"][name]["n_features"] = width
+    params["dictionaries"]["S-0"]["settings"] = "--set harvest.n_rows=4096 --set train.n_steps=30"
     (folder / "full/params.yaml").write_text(yaml.safe_dump(params))
     dvc(folder, "init", "--no-scm", "-q")
     dvc(folder / "full", "repro")
@@ -50,7 +54,8 @@ def test_all_of_it_is_there_and_each_has_its_own_rows(finished):
         assert (run / "browser/index.html").is_file()
         assert json.loads((finished / "full/reports" / name / "metrics.json").read_text())["features"]["n_units"] == width
         rows.add((run / "activations/run.json").read_bytes())
-    assert len(rows) == 4
+    assert len(rows) == 5
+    assert load("S/0", root=finished / "full/data").run.params["n_steps"] == 30
     losses = {json.loads((finished / f"full/data/{letter}/transformer/run.json").read_text())["seed"] for letter in "AB"}
     assert losses == {0, 1}
 
@@ -69,6 +74,25 @@ def test_universality_is_reported_and_the_command_says_the_same(finished):
     assert done.exit_code == 0, done.output
     assert f"{across['neurons, best']['median']:.3f}" in done.output
     assert "L0" in CliRunner().invoke(app, ["info", "A/2", "--root", str(finished / "full/data")]).output
+
+
+@pytest.mark.slow
+def test_the_control_stands_beside(finished):
+    """S is A with its weights in another order: the same numbers in each tensor; it is scored and compared with the others."""
+    mine, shuffled = (load_source(finished / f"full/data/{letter}/transformer", "cpu") for letter in "AS")
+    for (name, weight), (_, other) in zip(weights(mine), weights(shuffled), strict=True):
+        assert torch.equal(weight.flatten().sort().values, other.flatten().sort().values), name
+    assert any(not torch.equal(weight, other) for (_, weight), (_, other) in zip(weights(mine), weights(shuffled), strict=True))
+    reports = finished / "full/reports"
+    found = json.loads((reports / "A-1/interpret.json").read_text())["populations"]
+    assert found.keys() == {"A/1", "A/neurons", "A/0", "S/0", "S/neurons"}
+    assert found["A/1"]["sampled"]
+    arabic = json.loads((reports / "controls.json").read_text())["arabic"]
+    assert arabic.keys() == {"A/0", "A/1", "A/2", "B/1", "S/0", "A/neurons", "B/neurons", "S/neurons"}
+
+
+def weights(source):
+    return sorted(source.bridge.original_model.named_parameters())
 
 
 @pytest.mark.slow

@@ -11,6 +11,11 @@ class InterpretConfig:
 
     n_tokens: int = 393_216
     """Held-out tokens to read, in whole contexts; half of their documents are fitted on, the others scored."""
+    n_units: int = 0
+    """Units of each population that are scored, drawn by chance; 0: all. A report of some says so."""
+    beside: tuple[str, ...] = ()
+    """Further dictionaries that are scored on the same tokens beside this one, with the neurons of each other transformer: a
+    smaller one (A/0), or that of a transformer with shuffled weights (S/0)."""
     n_gram: int = 3
     """Tokens of the longest gram; the token rule beside it looks at one."""
     min_count: int = 4
@@ -44,6 +49,6 @@ class InterpretConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be at least 1")
-        for name in ("logit_min_count", "seed"):
+        for name in ("logit_min_count", "seed", "n_units"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must not be negative")

@@ -87,8 +87,8 @@ def _has_next(contexts: Contexts) -> Bool[ndarray, " token"]:
 def follow(following: Following, mean: Float32[ndarray, "unit gram"]) -> Float32[ndarray, "unit vocab"]:
     """How often each token follows the fitting tokens, of which each counts by the rule's prediction there.
 
-    Not set in relation to how often it comes in general: promoted tokens are commoner than others, so that such a lift is no
-    better than chance before it has made up for that (docs/log.md)."""
+    Not set in relation to how often it comes in general: promoted tokens are commoner than others, so that by such a lift any
+    other unit's rule is below chance, and features' own scored less (docs/log.md)."""
     return torch.sparse.mm(following.counts, torch.from_numpy(np.ascontiguousarray(mean.T))).T.numpy()
 
 

@@ -23,28 +23,30 @@ def midranks(value: Shaped[ndarray, " n"], weight: Shaped[ndarray, " n"] | None 
 def spearman(x: Shaped[ndarray, " n"], y: Shaped[ndarray, " n"], weight: Float[ndarray, " n"] | None = None) -> float:
     """Pearson correlation of the (weighted) ranks. 0 where x or y is constant, so that a constant prediction scores nothing
     (the paper's convention)."""
+    if not len(x) or (x == x[0]).all() or (y == y[0]).all():  # by ranks it is so up to rounding, and of two constants that is 1
+        return 0.0
     weights = np.ones(len(x)) if weight is None else weight.astype(np.float64)
     total = weights.sum()
-    if total == 0:
-        return 0.0
     a, b = (midranks(values, weights) - total / 2 for values in (x, y))  # a weighted mean of midranks is half the weight
     joint, spread = (weights * a * b).sum(), (weights * a * a).sum() * (weights * b * b).sum()
-    return float(joint / np.sqrt(spread)) if spread > 0 else 0.0
+    return float(joint / np.sqrt(spread)) if spread > 0 else 0.0  # entries that differ may have no weight
 
 
-def auc(score: Shaped[ndarray, " n"], label: Bool[ndarray, " n"]) -> float:
-    """Probability that an entry with the label has a larger score than one without, ties counted half. NaN where all entries
-    have the same label."""
-    return auc_of_ranks(float(midranks(score)[label].sum()), int(label.sum()), len(label))
+def auc(score: Shaped[ndarray, " n"], label: Bool[ndarray, " n"], weight: Float[ndarray, " n"] | None = None) -> float:
+    """Probability that an entry with the label has a larger score than one without, ties counted half; an entry of weight k
+    counts as k entries. NaN where all entries have the same label."""
+    weights = np.ones(len(score)) if weight is None else weight.astype(np.float64)
+    total = float((weights * midranks(score, weights))[label].sum())
+    return auc_of_ranks(total, float(weights[label].sum()), float(weights.sum()))
 
 
-def auc_of_ranks(total: float, n_positive: int, n: int) -> float:
+def auc_of_ranks(total: float, n_positive: int | float, n: int | float) -> float:
     """`auc` from the sum of the positive entries' midranks."""
     pairs = n_positive * (n - n_positive)
     return (total - n_positive**2 / 2) / pairs if pairs else float("nan")
 
 
-def balanced_accuracy(n_hit: int, n_predicted: int, n_positive: int, n: int) -> float:
+def balanced_accuracy(n_hit: int | float, n_predicted: int | float, n_positive: int | float, n: int | float) -> float:
     """Mean of the fraction of the positive entries that are predicted, and of the others that are not; `n_hit` are predicted
     and positive. NaN where all entries have the same label."""
     if n_positive == 0 or n_positive == n:

@@ -41,8 +41,12 @@ class Text(NamedTuple):
 
 
 class Surveyed(NamedTuple):
-    """One population."""
+    """One population, or some units of it; every array has one row a unit of `unit`."""
 
+    unit: Int64[ndarray, " unit"]
+    """Their numbers, rising."""
+    n_units: int
+    """Of the population."""
     n_active: Int64[ndarray, " unit"]
     """Scoring tokens on which each unit fires."""
     single_token: Bool[ndarray, " unit"]
@@ -77,28 +81,38 @@ def prepare(evidence: Evidence, config: InterpretConfig, n_vocab: int) -> Text:
     )
 
 
-def survey(text: Text, population: str, candidates: Candidates | None) -> Surveyed:
-    """Fit and score both rules of every unit of `population` (`features` or `neurons`)."""
-    n = text.evidence.firings[population].n_features
+def choose_units(text: Text, population: str) -> Int64[ndarray, " unit"]:
+    """All of them, or `config.n_units` drawn by chance."""
+    n, wanted = text.evidence.firings[population].n_features, text.config.n_units
+    if not 0 < wanted < n:
+        return np.arange(n)
+    return np.sort(generator(text.config.seed, f"units of the {population}").permutation(n)[:wanted])
+
+
+def survey(text: Text, population: str, units: Int64[ndarray, " unit"], candidates: Candidates | None) -> Surveyed:
+    """Fit and score both rules of each of `units` of `population` (`features` or `neurons`); row i of `candidates` is of
+    `units[i]`."""
+    n = len(units)
     other = _another(n, generator(text.config.seed, f"another of the {population}"))
     result = {rule: np.full((n, len(AGAINST), len(Scores._fields)), np.nan) for rule in RULES}
     n_active, single = np.zeros(n, np.int64), np.zeros(n, bool)
     logits: dict[str, list[dict[str, LogitScores]]] = {rule: [] for rule in RULES}
     with ProgressBar(f"rules of {population}", n) as bar:
         for first in range(0, n, CHUNK_UNITS):
-            units = list(range(first, min(first + CHUNK_UNITS, n)))
-            fitted = [_fit(text, population, unit) for unit in units]
-            for unit, rules in zip(units, fitted, strict=True):
-                truth = _truth(text, population, unit)
-                n_active[unit], single[unit] = len(truth.place), _single_token(text, population, unit)
-                _score(text, result, unit, truth, rules, (0, 2))
-                _score(text, result, int(other[unit]), _truth(text, population, int(other[unit])), rules, (1,))
+            rows = np.arange(first, min(first + CHUNK_UNITS, n))
+            fitted = [fit_unit(text, population, int(units[i])) for i in rows]
+            for i, rules in zip(rows, fitted, strict=True):
+                truth = _truth(text, population, int(units[i]))
+                n_active[i], single[i] = len(truth.place), single_token(text, population, int(units[i]))
+                _score(text, result, i, truth, rules, (0, 2))
+                _score(text, result, other[i], _truth(text, population, int(units[other[i]])), rules, (1,))
             if candidates is not None:
                 for rule in RULES:
                     mean = np.stack([rules[rule].rule.mean for rules in fitted])
-                    logits[rule].append(_logits(text.following[rule], mean, candidates, np.array(units), other[units]))
-            bar.advance(len(units))
-    return Surveyed(n_active, single, result, {rule: _joined(parts, other) for rule, parts in logits.items() if parts})
+                    logits[rule].append(_logits(text.following[rule], mean, candidates, rows, other[rows]))
+            bar.advance(len(rows))
+    joined = {rule: _joined(parts, other) for rule, parts in logits.items() if parts}
+    return Surveyed(units, text.evidence.firings[population].n_features, n_active, single, result, joined)
 
 
 def _another(n: int, rng: np.random.Generator) -> Int64[ndarray, " unit"]:
@@ -109,7 +123,8 @@ def _another(n: int, rng: np.random.Generator) -> Int64[ndarray, " unit"]:
     return other
 
 
-def _fit(text: Text, population: str, unit: int) -> dict[str, Predicted]:
+def fit_unit(text: Text, population: str, unit: int) -> dict[str, Predicted]:
+    """Both rules of one unit, and what they say of the scoring side."""
     token, value = firings_of(text.evidence, population, unit)
     mine = text.evidence.fitting[token]
     token, value = token[mine], value[mine]
@@ -138,19 +153,20 @@ def _truth(text: Text, population: str, unit: int) -> Truth:
 def _score(
     text: Text,
     result: dict[str, ndarray],
-    unit: int,
+    row: int | np.integer,
     truth: Truth,
     rules: dict[str, Predicted],
     against: tuple[int, ...],
 ) -> None:
-    """Fill the unit's scores of the `rules`, by `AGAINST`."""
+    """Fill a row with the scores of the `rules`, by `AGAINST`."""
     for which in against:
         compared = moved(truth, text.tokens_moved, text.windows_moved) if AGAINST[which] == "shuffled" else truth
         for name in RULES:
-            result[name][unit, which] = score(rules[name], compared)
+            result[name][row, which] = score(rules[name], compared)
 
 
-def _single_token(text: Text, population: str, unit: int) -> bool:
+def single_token(text: Text, population: str, unit: int) -> bool:
+    """Whether all top examples, one a document and two at least, are of one token."""
     token, value = firings_of(text.evidence, population, unit)
     if not len(token):
         return False

@@ -1,12 +1,14 @@
 """Find and report on a toy transformer: what is counted, and medians against numpy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sae.errors import ConfigError, CorpusError
 from sae.interpret.config import InterpretConfig
 from sae.interpret.evidence import side
-from sae.interpret.report import find, report
+from sae.interpret.report import columns, find, report
 from sae.interpret.rules import CHANCE, Scores
 from sae.interpret.truth import windows
 from sae.metrics.intervals import median_interval
@@ -26,10 +28,12 @@ def test_units_are_counted_as_they_fire(made):
     source, dictionary, tokens, found = made
     split = tokens.split("heldout")
     x, f, _ = dense(source, dictionary, split[0 : split.n_contexts])
-    assert found.n_fitting + found.n_scoring == len(f)
-    words = report(found, CONFIG)["populations"]
+    facts = found.facts()
+    assert facts["n_fitting"] + facts["n_scoring"] == len(f)
+    words = report(found.populations, CONFIG)
     assert (words["features"]["n_units"], words["neurons"]["n_units"]) == (f.shape[1], x.shape[1])
     assert words["features"]["n_never_fired"] >= 1  # feature 3
+    assert (words["features"]["n_scored"], words["features"]["sampled"]) == (f.shape[1], False)
     n_active = found.populations["features"].n_active
     assert ((n_active == 0) | (n_active <= (f > 0).sum(0))).all()
     assert words["features"]["n_all"] == (n_active >= 5).sum()
@@ -38,7 +42,7 @@ def test_units_are_counted_as_they_fire(made):
 
 def test_every_score_has_its_baselines(made):
     found = made[-1]
-    for population in report(found, CONFIG)["populations"].values():
+    for population in report(found.populations, CONFIG).values():
         for rule in ("token", "ngram"):
             for score, chance in zip(Scores._fields, CHANCE, strict=True):
                 row = population["all"][rule][score]
@@ -54,6 +58,24 @@ def test_the_same_seed_finds_the_same(made):
     for rule in ("token", "ngram"):
         mine, yours = (f.populations["features"].scores[rule] for f in (found, again))
         assert np.array_equal(mine, yours, equal_nan=True)
+
+
+def test_some_units_score_what_they_score_among_all(made):
+    """But for another unit's rule: that other is one of those drawn."""
+    source, dictionary, tokens, found = made
+    some = find(source, dictionary, tokens, dataclasses.replace(CONFIG, n_units=7), ("features",))
+    assert some.populations.keys() == {"features"}
+    all_of_them, drawn = found.populations["features"], some.populations["features"]
+    assert len(set(drawn.unit)) == 7
+    assert (np.diff(drawn.unit) > 0).all()
+    assert (drawn.n_active == all_of_them.n_active[drawn.unit]).all()
+    assert (drawn.single_token == all_of_them.single_token[drawn.unit]).all()
+    mine, every = columns(drawn), columns(all_of_them)
+    for name in mine:
+        same = np.array_equal(mine[name], every[name][drawn.unit], equal_nan=True)
+        assert same or name.endswith("_other"), name
+    words = report(some.populations, CONFIG)["features"]
+    assert (words["n_scored"], words["n_units"], words["sampled"]) == (7, 24, True)
 
 
 def test_median_leaves_nan_out():

@@ -30,7 +30,7 @@ def case():
     dense = np.where(document[:, None] >= 0, dense, 0).astype(np.float32)
     known = evidence(dense, text)
     prepared = prepare(known, CONFIG, N_VOCAB)
-    return known, dense, prepared, survey(prepared, "features", None)
+    return known, dense, prepared, survey(prepared, "features", np.arange(6), None)
 
 
 def of(found, rule, unit, against=0):
