@@ -6,7 +6,8 @@ import pytest
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
-from sae.features.collect import FeaturesConfig, collect
+from sae.features.collect import collect
+from sae.features.config import FeaturesConfig
 from sae.features.feature import printable
 from sae.features.table import COLUMNS, FeatureTable
 from sae.provenance import Run
