@@ -168,7 +168,7 @@ class FeatureTable:
 
     def feature(self, index: int) -> Feature:
         """What is known of one feature, to read or to print. Raises `ConfigError` where there is none such."""
-        return describe(index, self.row(index), self.run.id, self.info.kinds, self.vocabulary)
+        return describe(index, self.row(index), self.run.id, self.info.kinds, self.vocabulary, self.info.other)
 
     def write(self, path: Path) -> None:
         """Fill the draft directory `path`."""
