@@ -27,7 +27,7 @@ TINY = {
     "harvest": {"n_rows": 30_000, "positions_per_context": 16},
     "train": {"n_features": 128, "batch_size": 1024, "n_steps": 600, "resample_inputs": 2048, "log_every": 1},
     "sweep": {"dictionaries": {"sparse": {"l1": 6.0, "n_steps": 40}, "new": {"recipe": "april2024", "n_steps": 60}}},
-    "features": {"n_tokens": 16_384, "ablation": True},
+    "features": {"n_tokens": 16_384},
     "evaluate": {"n_tokens": 8192, "n_density_tokens": 16_384, "n_bootstrap": 50},
     "proxies": {"n_tokens": 16_384, "n_sample_tokens": 16_384},
 }
