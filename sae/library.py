@@ -1,5 +1,6 @@
 """Finding and loading what a run left on disk: `sae.load("A/1")`, and the artefacts beside a dictionary."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,13 +95,18 @@ def open_sides(first: str, second: str, root: str | Path = "data", device: str =
     places = [locate(name, root) for name in (first, second)]
     where = to_device(device)
     sources = {path: load_source(path, where) for path in {place.transformer for place in places}}
-    if len({artefact.read_run(path, "transformer").parents.get("data/tokens") for path in sources}) > 1:
-        raise StoreError(f"the transformers of {first} and {second} were made from different tokens, which cannot be compared")
+    check_same_tokens(sources, f"{first} and {second}")
     one, other = (
         Side(name, sources[place.transformer], read_dictionary(place.dictionary).to(where))
         for name, place in zip((first, second), places, strict=True)
     )
     return one, other
+
+
+def check_same_tokens(transformers: Iterable[Path], names: str) -> None:
+    """Raises `StoreError` where the transformers of the dictionaries `names` were made from different tokens."""
+    if len({artefact.read_run(path, "transformer").parents.get("data/tokens") for path in transformers}) > 1:
+        raise StoreError(f"the transformers of {names} were made from different tokens, which cannot be compared")
 
 
 def open_table(place: Place) -> FeatureTable:

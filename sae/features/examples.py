@@ -42,10 +42,17 @@ class Slots(NamedTuple):
 
 
 def example_columns(
-    firings: Firings, maximum: Float[ndarray, " feature"], tokens: TokenArray, document: DocumentArray, choice: Choice
+    firings: Firings,
+    maximum: Float[ndarray, " feature"],
+    tokens: TokenArray,
+    document: DocumentArray,
+    choice: Choice,
+    *,
+    first: int = 0,
 ) -> dict[str, ndarray]:
-    """The table's example columns. `tokens` and `document` are those of the pass, from its first context on."""
-    slots = choose(firings, maximum, document.ravel(), choice)
+    """The table's example columns. `tokens` and `document` are those of the pass, from its first context on; `first` is the
+    number of the first feature in its dictionary, by which chance draws."""
+    slots = choose(firings, maximum, document.ravel(), choice, first)
     filled = slots.firing >= 0
     at = np.where(filled, slots.firing, 0)
     token = firings.token[at].astype(np.int64) if len(firings.token) else np.zeros_like(at)
@@ -63,7 +70,9 @@ def example_columns(
     }
 
 
-def choose(firings: Firings, maximum: Float[ndarray, " feature"], document: Int[ndarray, " token"], choice: Choice) -> Slots:
+def choose(
+    firings: Firings, maximum: Float[ndarray, " feature"], document: Int[ndarray, " token"], choice: Choice, first: int = 0
+) -> Slots:
     """Slots of every feature. A token may be both a top example and one of the highest interval's."""
     shape = (firings.n_features, choice.n_slots)
     slots = Slots(np.full(shape, EMPTY, np.int64), np.full(shape, EMPTY, np.int8))
@@ -75,7 +84,7 @@ def choose(firings: Firings, maximum: Float[ndarray, " feature"], document: Int[
         slots.firing[feature, : len(top)] = start + top
         slots.interval[feature, : len(top)] = 0
         group = choice.n_intervals - 1 - interval_of(value, maximum[feature], choice.n_intervals)
-        chance = scramble(token, int(feature), choice.seed)
+        chance = scramble(token, first + int(feature), choice.seed)
         chosen, slot = _from_intervals(value, owner, group, chance, choice.per_interval)
         slots.firing[feature, choice.n_top + slot] = start + chosen
         slots.interval[feature, choice.n_top + slot] = 1 + slot // choice.per_interval

@@ -45,6 +45,10 @@ class Feature:
     negative_logits: tuple[tuple[str, float], ...]
     correlated_neurons: tuple[tuple[int, float], ...]
     """With Pearson correlations of activations."""
+    correlated_features: tuple[tuple[str, float], ...]
+    """Of the same dictionary, by their ids, with Pearson correlations of activations."""
+    correlated_elsewhere: tuple[tuple[str, float], ...]
+    """The same of another dictionary, where the table was made beside one (`features.other`)."""
     coefficients: tuple[tuple[int, float], ...]
     """Largest entries (neuron, value) of the unit dictionary vector."""
     encoder_bias: float
@@ -63,13 +67,20 @@ class Feature:
             f"mean {self.mean_activation:.3g}; {kinds}",
             "  more likely: " + _logits(self.positive_logits),
             "  less likely: " + _logits(self.negative_logits),
-            "  neurons:     " + ", ".join(f"{neuron} (r {r:.2f})" for neuron, r in self.correlated_neurons[:3]),
+            "  neurons:     " + _correlated(self.correlated_neurons),
+            "  features:    " + _correlated(self.correlated_features),
         ]
+        if self.correlated_elsewhere:
+            lines.append("  elsewhere:   " + _correlated(self.correlated_elsewhere))
         lines += [
             f"  {example.activation:8.3g}  {example.before}[[{example.token}]]{example.after}"
             for example in self.top_examples[:10]
         ]
         return "\n".join(lines)
+
+
+def _correlated(pairs: tuple[tuple[int, float], ...] | tuple[tuple[str, float], ...]) -> str:
+    return ", ".join(f"{name} (r {r:.2f})" for name, r in pairs[:3])
 
 
 def _logits(pairs: tuple[tuple[str, float], ...]) -> str:
@@ -90,8 +101,10 @@ def _escape(char: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def describe(index: int, row: dict[str, ndarray], dictionary_id: str, kinds: tuple[str, ...], vocabulary: list[bytes]) -> Feature:
-    """`row` holds every column of the table at this feature."""
+def describe(
+    index: int, row: dict[str, ndarray], dictionary_id: str, kinds: tuple[str, ...], vocabulary: list[bytes], other: str = ""
+) -> Feature:
+    """`row` holds every column of the table at this feature; `other` is the dictionary of its `other_` columns."""
     order = np.argsort(-row["kind_counts"], kind="stable")
 
     def logits(name: str) -> tuple[tuple[str, float], ...]:
@@ -101,6 +114,10 @@ def describe(index: int, row: dict[str, ndarray], dictionary_id: str, kinds: tup
     def neurons(name: str) -> tuple[tuple[int, float], ...]:
         pairs = zip(row[f"neuron_{name}_ids"].tolist(), row[f"neuron_{name}_values"].tolist(), strict=True)
         return tuple((neuron, value) for neuron, value in pairs if neuron >= 0)
+
+    def features(name: str, of: str) -> tuple[tuple[str, float], ...]:
+        pairs = zip(row[f"{name}_correlated_ids"].tolist(), row[f"{name}_correlated_values"].tolist(), strict=True)
+        return tuple((f"{of}/{feature}" if of else str(feature), value) for feature, value in pairs if feature >= 0)
 
     return Feature(
         id=f"{dictionary_id}/{index}" if dictionary_id else str(index),
@@ -114,6 +131,8 @@ def describe(index: int, row: dict[str, ndarray], dictionary_id: str, kinds: tup
         positive_logits=logits("top"),
         negative_logits=logits("bottom"),
         correlated_neurons=neurons("correlated"),
+        correlated_features=features("feature", dictionary_id),
+        correlated_elsewhere=features("other", other),
         coefficients=neurons("coefficient"),
         encoder_bias=float(row["encoder_bias"]),
         encoder_decoder_cosine=float(row["encoder_decoder_cosine"]),

@@ -1,5 +1,6 @@
 """Everything that fired in one pass: (feature, token, value), held in memory and sorted by feature once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +51,13 @@ class Firings:
         flat = self.feature.astype(np.int64) * n_groups + group
         return np.bincount(flat, minlength=self.n_features * n_groups).reshape(self.n_features, n_groups)
 
+    def block(self, features: slice) -> "Firings":
+        """Of some features, which are counted from 0 on."""
+        start = self.start[features.start : features.stop + 1]
+        part = slice(start[0], start[-1])
+        feature = self.feature[part] - self.feature.dtype.type(features.start)
+        return Firings(len(start) - 1, feature, self.token[part], self.value[part], start - start[0])
+
     def _reduce(self, operation: np.ufunc, values: ndarray) -> ndarray:
         result = np.zeros(self.n_features, values.dtype)
         fired = self.n_active > 0
@@ -64,6 +72,39 @@ def interval_of(value: ndarray, maximum: ndarray | np.floating, n_intervals: int
     part of the lowest interval)."""
     scaled = value.astype(np.float64) / maximum * n_intervals
     return np.clip(np.ceil(scaled).astype(np.int64) - 1, 0, n_intervals - 1)
+
+
+def merged_firings(parts: Sequence[Firings]) -> Firings:
+    """Those of parts of a pass, in the order of their tokens, as if they had been read in one."""
+    first = parts[0]
+    counts = np.sum([part.n_active for part in parts], 0)
+    start = np.concatenate([[0], np.cumsum(counts)])
+    feature = np.repeat(np.arange(first.n_features, dtype=first.feature.dtype), counts)
+    token, value = np.empty(start[-1], first.token.dtype), np.empty(start[-1], first.value.dtype)
+    begin = start[:-1].copy()
+    for part in parts:
+        place = np.arange(len(part.token)) + np.repeat(begin - part.start[:-1], part.n_active)
+        token[place], value[place] = part.token, part.value
+        begin += part.n_active
+    return Firings(first.n_features, feature, token, value, start)
+
+
+def check_budget(n_firings: int, budget: int, fraction_read: float, section: str) -> None:
+    """Raises `ConfigError` where so many take more than `budget` bytes; `fraction_read` of the pass is behind us."""
+    if n_firings * BYTES_EACH <= budget:
+        return
+    needed = n_firings * BYTES_EACH / fraction_read / 2**20
+    raise ConfigError(
+        f"{section}.memory_mb leaves {budget / 2**20:.0f} for what fires, which is spent after {fraction_read:.0%} of the tokens "
+        f"({n_firings:,} activations above 0); the whole would need about {needed:,.0f}: raise memory_mb by so much, "
+        f"or lower {section}.n_tokens to {0.95 * fraction_read:.0%} of what it is, or train with a larger l1, "
+        "as so many active features are no sparse code"
+    )
+
+
+def feature_type(n_features: int) -> type[np.unsignedinteger | np.signedinteger]:
+    """Two bytes where they do: they are sorted by radix, 5 times faster."""
+    return np.uint16 if n_features <= 2**16 else np.int32
 
 
 @dataclass
@@ -81,18 +122,10 @@ class FiringsReader:
     def add(self, active: Active, token: Int[ndarray, " row"], *, fraction_read: float) -> None:
         """`token` is the index in the pass of each row. Raises `ConfigError` where the budget is spent; `fraction_read` of
         the pass is behind us when this batch is added, from which the message tells what would do."""
-        dtype = np.uint16 if self.n_features <= 2**16 else np.int32  # two bytes are sorted by radix, 5 times faster
         row, unit, value = (part.cpu().numpy() for part in active)
-        self._parts.append((unit.astype(dtype), token[row].astype(np.int32), value))
+        self._parts.append((unit.astype(feature_type(self.n_features)), token[row].astype(np.int32), value))
         self.n_firings += len(value)
-        if self.n_firings * BYTES_EACH > self.budget:
-            needed = self.n_firings * BYTES_EACH / fraction_read / 2**20
-            raise ConfigError(
-                f"{self.section}.memory_mb = {self.budget / 2**20:.0f} is spent after {fraction_read:.0%} of the tokens "
-                f"({self.n_firings:,} activations above 0); the whole would need about {needed:,.0f}: raise memory_mb to that, "
-                f"or lower {self.section}.n_tokens to {0.95 * fraction_read:.0%} of what it is, or train with a larger l1, "
-                "as so many active features are no sparse code"
-            )
+        check_budget(self.n_firings, self.budget, fraction_read, self.section)
 
     def result(self) -> Firings:
         """All that was added; the reader is empty afterwards."""
@@ -101,5 +134,5 @@ class FiringsReader:
         self._parts, self.n_firings = [], 0
         order = np.argsort(feature, kind="stable")  # batches come in the order of tokens, and stay in it
         feature, token, value = feature[order], token[order], value[order]
-        start = np.searchsorted(feature, np.arange(self.n_features + 1))
+        start = np.concatenate([[0], np.cumsum(np.bincount(feature, minlength=self.n_features))])
         return Firings(self.n_features, feature, token, value, start)

@@ -8,19 +8,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from sae.features.table import N_NEURONS
-from sae.metrics.density import Active
-from sae.shapes import Directions, PerFeature, Rows
+from sae.shapes import Directions, PerFeature
 
 TENTH = 0.1
 NONE = -1
-
-
-def products(active: Active, rows: Rows, n_features: int) -> Float[Tensor, "feature d_mlp"]:
-    """Σ over rows of f x, [feature, d_mlp] float32, from the active entries alone: 12 times faster than the dense product at
-    an L0 of 40 of 4,096."""
-    order = torch.argsort(active.unit, stable=True)
-    counts = torch.bincount(active.unit, minlength=n_features)
-    return F.embedding_bag(active.row[order], rows, counts.cumsum(0) - counts, mode="sum", per_sample_weights=active.value[order])
 
 
 def neuron_columns(

@@ -13,6 +13,7 @@ from sae.errors import CorpusError, NumericsError
 from sae.progress import ProgressBar
 from sae.shapes import Activations, Rows, Tokens
 from sae.source.site import ActivationSource, Replace
+from sae.storage.share import Share
 from sae.storage.tokens import NO_DOCUMENT, Contexts, Split, to_tensor
 
 MAX_LOGITS = 2**25
@@ -43,19 +44,31 @@ def n_contexts(split: Split, n_tokens: int) -> int:
 
 
 def batches(
-    source: ActivationSource, split: Split, limit: int, *, contexts_per_batch: int, skip_bos: bool, label: str
+    source: ActivationSource, split: Split, limit: int, *, contexts_per_batch: int, skip_bos: bool, label: str, start: int = 0
 ) -> Iterator[Batch]:
-    """The first `limit` contexts, in order. Documents lie in the store in a shuffled order, so these are a fair sample."""
-    most = max(1, MAX_LOGITS // (split.context_length * source.n_vocab))
-    first = 0
-    with ProgressBar(label, total=limit) as bar:
-        for contexts in split.batches(min(contexts_per_batch, most), limit=limit):
+    """The first `limit` contexts, in order. Documents lie in the store in a shuffled order, so these are a fair sample.
+
+    From context `start` on, where one of these batches begins: then what it yields is part of what it would from 0 on."""
+    first = start
+    with ProgressBar(label, total=limit - start) as bar:
+        for contexts in split.batches(_batch_size(source, split, contexts_per_batch), start=start, limit=limit):
             n = len(contexts.tokens)
             kept = contexts.document != NO_DOCUMENT if skip_bos else np.ones(contexts.tokens.shape, bool)
             keep = torch.from_numpy(kept).to(source.device)
             yield Batch(first, contexts, to_tensor(contexts.tokens, source.device), keep)
             first += n
             bar.advance(n)
+
+
+def contexts_of_share(source: ActivationSource, split: Split, limit: int, contexts_per_batch: int, share: Share) -> range:
+    """Of the first `limit` contexts the run of whole batches that a share reads; all shares together have each once."""
+    starts = [*split.batch_starts(_batch_size(source, split, contexts_per_batch), limit), limit]
+    n_batches = len(starts) - 1
+    return range(starts[share.first * n_batches // share.n], starts[(share.first + 1) * n_batches // share.n])
+
+
+def _batch_size(source: ActivationSource, split: Split, contexts_per_batch: int) -> int:
+    return min(contexts_per_batch, max(1, MAX_LOGITS // (split.context_length * source.n_vocab)))
 
 
 def kept_rows(activations: Activations, batch: Batch) -> Rows:

@@ -5,7 +5,7 @@ The table holds all that the browser shows: the vocabulary is beside it, so noth
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sae.storage import arrays
 
 GROUP, VOCABULARY = "features.zarr", "vocabulary.json"
 CHUNK_FEATURES = 512
-N_BINS, N_LOGITS, N_NEURONS = 50, 20, 5
+N_BINS, N_LOGITS, N_NEURONS, N_PARTNERS = 50, 20, 5, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Column:
 
     name: str
     axes: tuple[str, ...]
-    """`feature` first; then `kind`, `bin`, `example`, `window`, `logit`, `edge` or `neuron`."""
+    """`feature` first; then `kind`, `bin`, `example`, `window`, `logit`, `edge`, `neuron` or `partner`."""
     dtype: str
     """As numpy writes it: f8, i4 ..."""
     meaning: str
@@ -77,6 +77,15 @@ COLUMNS: dict[str, Column] = {
         _column("neuron_correlated_values", "neuron", "f4", "Pearson correlation of activations over all tokens of the pass"),
         _column("neuron_coefficient_ids", "neuron", "i4", "neurons with the largest |coefficient| of the dictionary vector"),
         _column("neuron_coefficient_values", "neuron", "f4", "those coefficients, signed, of the vector scaled to norm 1"),
+        _column(
+            "feature_correlated_ids",
+            "partner",
+            "i4",
+            "features of this dictionary with the largest Pearson correlation; -1: none",
+        ),
+        _column("feature_correlated_values", "partner", "f4", "Pearson correlation of activations over all tokens of the pass"),
+        _column("other_correlated_ids", "partner", "i4", "the same among the features of the dictionary `other`; -1: none"),
+        _column("other_correlated_values", "partner", "f4", "Pearson correlation of activations over all tokens of the pass"),
         _column("n_neurons_above_tenth", "", "i4", "neurons with |coefficient| of at least 0.1"),
         _column("participation_ratio", "", "f4", "1 / Σ c⁴ of the coefficients c: 1 for a neuron alone, d_mlp for all alike"),
         _column(
@@ -119,6 +128,8 @@ class TableInfo:
     """Tokens that occur often enough to be listed by logit weight."""
     inverse_scale: float
     """The mean of 1/σ of the final LayerNorm that the logit weights were made with."""
+    other: str = ""
+    """The other dictionary whose features are in `other_correlated_ids`, such as A/0; "" for none."""
 
 
 class FeatureTable:
@@ -157,16 +168,11 @@ class FeatureTable:
 
     def feature(self, index: int) -> Feature:
         """What is known of one feature, to read or to print. Raises `ConfigError` where there is none such."""
-        return describe(index, self.row(index), self.run.id, self.info.kinds, self.vocabulary)
+        return describe(index, self.row(index), self.run.id, self.info.kinds, self.vocabulary, self.info.other)
 
     def write(self, path: Path) -> None:
         """Fill the draft directory `path`."""
-        definitions = {name: column.meaning for name, column in COLUMNS.items()}
-        group = arrays.create_group(path / GROUP, {**asdict(self.info), "definitions": definitions})
-        for name, column in COLUMNS.items():
-            arrays.write_array(group, name, self[name], column.axes, chunk_rows=CHUNK_FEATURES)
-        encoded = [base64.b64encode(token).decode("ascii") for token in self.vocabulary]
-        (path / VOCABULARY).write_text(json.dumps(encoded, indent=0), encoding="ascii")
+        write_blocks(path, [self._columns], self.n_features, self.info, self.vocabulary)
 
     @classmethod
     def open(cls, path: str | Path) -> "FeatureTable":
@@ -191,11 +197,35 @@ class FeatureTable:
         return cls(columns, info, [base64.b64decode(token) for token in encoded], run)
 
 
+def write_blocks(
+    path: Path, blocks: Iterable[Mapping[str, Any]], n_features: int, info: TableInfo, vocabulary: list[bytes]
+) -> None:
+    """Fill the draft directory `path` with a table of `n_features`, whose columns come some features at a time: whole chunks of
+    `CHUNK_FEATURES`, but at the end."""
+    definitions = {name: column.meaning for name, column in COLUMNS.items()}
+    group = arrays.create_group(path / GROUP, {**asdict(info), "definitions": definitions})
+    written: dict[str, arrays.Array] = {}
+    first = 0
+    for block in blocks:
+        _check(block, info)
+        for name, column in COLUMNS.items():
+            values = np.asarray(block[name][...])
+            if not first:
+                shape = (n_features, *values.shape[1:])
+                written[name] = arrays.create_array(group, name, shape, values.dtype, column.axes, chunk_rows=CHUNK_FEATURES)
+            if values.size:
+                written[name][first : first + len(values)] = values
+        first += len(block["density"])
+    assert first == n_features, f"{first} features were written of {n_features}"
+    encoded = [base64.b64encode(token).decode("ascii") for token in vocabulary]
+    (path / VOCABULARY).write_text(json.dumps(encoded, indent=0), encoding="ascii")
+
+
 def _check(columns: Mapping[str, Any], info: TableInfo) -> None:
     """Every declared column is there, with its dtype, and axes agree."""
     assert columns.keys() == COLUMNS.keys(), sorted(columns.keys() ^ COLUMNS.keys())
     sizes = {"kind": len(info.kinds), "window": 2 * info.window + 1, "bin": N_BINS, "logit": N_LOGITS, "edge": 2}
-    sizes["neuron"] = N_NEURONS
+    sizes |= {"neuron": N_NEURONS, "partner": N_PARTNERS}
     for name, column in COLUMNS.items():
         values = columns[name]
         assert values.dtype == np.dtype(column.dtype), f"{name} is {values.dtype}, declared {column.dtype}"

@@ -7,8 +7,35 @@ multiplications; at an L0 of 20 in both these are 1.6e8."""
 from typing import no_type_check
 
 import numba
+import numpy as np
 
 from sae.kernels.compiled import COMPILED
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def add_row_products(start, stop, token, value, row_of, base, rows, total):
+    """Add Σ f x over what fires in unit i, `start[i] : stop[i]` of `token` and `value`, to `total` [i, d_mlp], float64: x is the
+    row `row_of[t - base]` of `rows` for token t. One after the other, so that it does not matter in how many calls they come."""
+    for i in range(len(start)):
+        out = total[i]
+        for k in range(start[i], stop[i]):
+            weight, row = float(value[k]), rows[row_of[token[k] - base]]
+            for d in range(out.shape[0]):
+                out[d] += weight * row[d]
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def advance(start, stop, token, end):
+    """For each unit the first k from `start[i]` on with a token of at least `end`; its tokens, up to `stop[i]`, are in order."""
+    found = np.empty(len(start), np.int64)
+    for i in range(len(start)):
+        k = start[i]
+        while k < stop[i] and token[k] < end:
+            k += 1
+        found[i] = k
+    return found
 
 
 @numba.njit(**COMPILED)

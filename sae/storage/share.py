@@ -21,7 +21,7 @@ class Share(NamedTuple):
         except (ValueError, TypeError):
             share = cls(0, 0)
         if not 0 <= share.first < share.n:
-            raise ConfigError(f"shard {text!r}: must be i/N with i from 0 to N - 1, such as 0/4")
+            raise ConfigError(f"share {text!r}: must be i/N with i from 0 to N - 1, such as 0/4")
         return share
 
     @classmethod

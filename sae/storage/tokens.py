@@ -64,13 +64,20 @@ class Split:
         kind = np.where(document == NO_DOCUMENT, np.int16(-1), self._document_kind[document])
         return Contexts(tokens, document, kind.astype(np.int16))
 
-    def batches(self, n_contexts: int, *, limit: int | None = None) -> Iterator[Contexts]:
-        """Consecutive batches of at most `n_contexts`, over the first `limit` contexts (all where None)."""
+    def batches(self, n_contexts: int, *, start: int = 0, limit: int | None = None) -> Iterator[Contexts]:
+        """Consecutive batches of at most `n_contexts`, over the first `limit` contexts (all where None); those of them that begin
+        at context `start` or later."""
         end = self.n_contexts if limit is None else min(limit, self.n_contexts)
-        for block_start in range(0, end, CHUNK_CONTEXTS):
+        for block_start in range(start - start % CHUNK_CONTEXTS, end, CHUNK_CONTEXTS):
             block = self[block_start : min(block_start + CHUNK_CONTEXTS, end)]
-            for start in range(0, len(block.tokens), n_contexts):
-                yield Contexts(*(part[start : start + n_contexts] for part in block))
+            for first in range(0, len(block.tokens), n_contexts):
+                if block_start + first >= start:
+                    yield Contexts(*(part[first : first + n_contexts] for part in block))
+
+    def batch_starts(self, n_contexts: int, limit: int) -> list[int]:
+        """The first contexts of those batches."""
+        blocks = range(0, limit, CHUNK_CONTEXTS)
+        return [start for block in blocks for start in range(block, min(block + CHUNK_CONTEXTS, limit), n_contexts)]
 
 
 class TokenStore:

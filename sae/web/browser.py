@@ -86,6 +86,7 @@ def _about(table: FeatureTable, n_features: int, chunk: int, ultralow: float, fi
         "n_tokens": int(table.n_tokens),
         "n_intervals": table.info.n_intervals,
         "window": table.window,
+        "other": table.info.other,
         "chunk": chunk,
         "ultralow_told": told,
         "kinds": list(table.kinds),

@@ -12,7 +12,7 @@ from sae.web.packing import narrow
 N_TOP_TOKENS = 5
 N_LOGITS_SEARCHED = 10
 DEAD, ULTRALOW, ALIVE = 0, 1, 2
-_LARGEST = {"context": 2**31, "position": 2**31, "document": 2**31, "interval": 2**7, "neuron": 2**24}
+_LARGEST = {"context": 2**31, "position": 2**31, "document": 2**31, "interval": 2**7, "neuron": 2**24, "correlated": 2**24}
 
 
 def scalar_columns() -> list[str]:
@@ -77,7 +77,7 @@ def _narrow(table: FeatureTable, name: str, values: ndarray) -> ndarray:
     """Whole numbers get a type that depends on the column alone, so that it is the same in all chunks."""
     if values.dtype.kind == "f":
         return narrow(values)
-    if name.endswith(("_ids", "_tokens")) and not name.startswith("neuron"):
+    if "logit" in COLUMNS[name].axes or name == "example_tokens":
         return narrow(values, len(table.vocabulary))
     largest = next((size for part, size in _LARGEST.items() if part in name), max(table.n_tokens, len(table.vocabulary)))
     return narrow(values, largest)

@@ -59,6 +59,16 @@ _TEXTS = {
         "Most correlated neurons",
         "Neurons whose activations have the highest Pearson correlation with the feature's, over the tokens looked at.",
     ),
+    "feature_correlated": (
+        "Most correlated features",
+        "Features of this dictionary whose activations have the highest Pearson correlation with this one's, over the tokens "
+        "looked at: of all of them, not of a sample.",
+    ),
+    "other_correlated": (
+        "In the other dictionary",
+        "Features of the other dictionary whose activations on the same tokens have the highest Pearson correlation with this "
+        "one's, of all of them.",
+    ),
     "neuron_correlation": ("Neuron correlation", "Pearson correlation with the neuron that has the highest."),
     "neuron_coefficient": (
         "Largest coefficients",

@@ -6,8 +6,9 @@ import torch
 
 from sae.features import ablations
 from sae.features.ablations import ablation_columns, pairs_of
-from sae.features.collect import FeaturesConfig, read
+from sae.features.config import FeaturesConfig
 from sae.features.interventions import ablation_effect
+from sae.features.part import read
 from sae.kernels.native_ablation import loss_changes, power_of_e
 from sae.source.readout import Readout
 from tests.features.toy import setup
@@ -27,9 +28,9 @@ def columns(made, memory=2**30, source=None):
 
 
 def test_every_feature_is_what_forward_passes_with_it_ablated_say(made):
-    source, dictionary, _, reading = made
+    source, dictionary, split, reading = made
     found = columns(made)
-    tokens = torch.from_numpy(reading.contexts.tokens.astype(np.int64))
+    tokens = torch.from_numpy(split[0 : reading.limit].tokens.astype(np.int64))
     for feature in range(24):
         expected = ablation_effect(source, dictionary, tokens, feature, bos=0)
         assert found["n_ablated"][feature] == expected.n_active

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sae.errors import ConfigError, NumericsError
-from sae.features.collect import FeaturesConfig, collect
+from sae.features.collect import collect
+from sae.features.config import FeaturesConfig
 from sae.features.table import COLUMNS
 from tests.features.toy import dense, setup
 
@@ -141,7 +142,9 @@ def test_whole_contexts_of_the_asked_size(made):
 def test_a_budget_that_is_spent_says_what_would_do(made, monkeypatch):
     source, dictionary, tokens, *_ = made
     monkeypatch.setattr("sae.features.firings.BYTES_EACH", 2000)
-    with pytest.raises(ConfigError, match=r"features.memory_mb = 1 is spent after \d+% of the tokens.*raise memory_mb"):
+    with pytest.raises(
+        ConfigError, match=r"features.memory_mb leaves 1 for what fires, which is spent after \d+% of the tokens.*raise memory_mb"
+    ):
         collect(source, dictionary, tokens, dataclasses.replace(CONFIG, memory_mb=1, contexts_per_batch=4))
 
 

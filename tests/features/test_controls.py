@@ -5,8 +5,9 @@ import pytest
 
 from sae.errors import ConfigError
 from sae.features.causal import ablation_study
-from sae.features.collect import FeaturesConfig, read
+from sae.features.config import FeaturesConfig
 from sae.features.controls import ablation_controls
+from sae.features.part import read
 from tests.features.toy import setup
 
 FEATURE, OTHERS = 7, [11, 3, 5]

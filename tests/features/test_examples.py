@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sae.features.collect import FeaturesConfig, collect
+from sae.features.collect import collect
+from sae.features.config import FeaturesConfig
 from sae.features.examples import Choice, choose, example_columns
 from sae.features.firings import Firings, interval_of
 from tests.features.toy import dense, setup

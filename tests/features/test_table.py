@@ -6,7 +6,8 @@ import pytest
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
-from sae.features.collect import FeaturesConfig, collect
+from sae.features.collect import collect
+from sae.features.config import FeaturesConfig
 from sae.features.feature import printable
 from sae.features.table import COLUMNS, FeatureTable
 from sae.provenance import Run
@@ -46,6 +47,8 @@ def test_a_feature_in_words(made):
     text = first.before + first.token + first.after
     assert text == "".join(f"<{i}>" for i in table["example_tokens"][0, 0] if i >= 0)
     assert feature.positive_logits[0] == (f"<{table['logit_top_ids'][0, 0]}>", pytest.approx(table["logit_top_values"][0, 0]))
+    assert [name for name, _ in feature.correlated_features] == [f"A/1/{i}" for i in table["feature_correlated_ids"][0]]
+    assert feature.correlated_elsewhere == ()
     assert sum(feature.kinds.values()) == feature.n_active
     assert list(feature.kinds.values()) == sorted(feature.kinds.values(), reverse=True)
     shown = str(feature)

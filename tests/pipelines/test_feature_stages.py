@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,9 +13,10 @@ from pipelines import evaluate, features
 from pipelines.common import Stage
 from sae import artefact
 from sae.dictionary.disk import write_dictionary
-from sae.errors import NumericsError
-from sae.features.table import FeatureTable
+from sae.errors import NumericsError, StoreError
+from sae.features.table import COLUMNS, FeatureTable
 from sae.provenance import Run
+from sae.storage.share import Share
 from tests.features.toy import random_dictionary
 from tests.support.stores import make_tokens
 from tests.support.toy_source import ToySource
@@ -111,3 +114,36 @@ def test_plots_of_a_dictionary_that_never_fires(project):
 def test_numbers_are_rounded_to_six_digits():
     rounded = evaluate.rounded({"a": {"b": 1 / 3, "c": 7, "d": math.nan, "e": 1e-9 / 3, "f": None}})
     assert rounded == {"a": {"b": 0.333333, "c": 7, "d": None, "e": 3.33333e-10, "f": None}}
+
+
+def test_shares_are_merged_by_the_stage_itself(project, capsys):
+    """Two of three shares read apart, the last by the stage: the table of a pass in one, to the last bit of its sums."""
+    features.main(Stage("features", PARAMS))
+    whole = FeatureTable.open("data/A/1/features")
+    expected = {name: whole[name] for name in COLUMNS}
+    params = {**PARAMS, "features": {**PARAMS["features"], "contexts_per_batch": 2}}
+    for i in (2, 0):
+        features.main(Stage("features", params), Share(i, 3))
+        assert FeatureTable.open("data/A/1/features").run == whole.run, "a share leaves the table alone"
+    with pytest.raises(StoreError, match="was made with other params"):
+        features.main(Stage("features", PARAMS))
+    features.main(Stage("features", params))
+    assert "2 of 3 shares are in data/A/1/features.parts, 1 are read here" in capsys.readouterr().out
+    merged = FeatureTable.open("data/A/1/features")
+    assert merged.run.facts == whole.run.facts
+    for name in COLUMNS:
+        np.testing.assert_allclose(merged[name].astype(float), expected[name].astype(float), rtol=1e-5, atol=1e-5, err_msg=name)
+    assert not (project / "data/A/1/features.parts").exists()
+
+
+def test_features_beside_another_dictionary(project):
+    """B/1 is A/1 itself under another name: every feature finds itself there."""
+    for name in ("transformer", "1/dictionary"):
+        shutil.copytree(project / "data/A" / name, project / "data/B" / name)
+    features.main(Stage("features", {**PARAMS, "features": {**PARAMS["features"], "other": "B/1"}}))
+    table = FeatureTable.open("data/A/1/features")
+    assert table.info.other == "B/1"
+    assert {"data/B/1/dictionary", "data/B/transformer"} < table.run.parents.keys()
+    fired = table["n_active"] > 0
+    assert table["other_correlated_ids"][fired, 0].tolist() == np.flatnonzero(fired).tolist()
+    assert table.feature(int(np.flatnonzero(fired)[0])).correlated_elsewhere[0][1] == pytest.approx(1)

@@ -67,6 +67,8 @@
     found.logits = all(".pair .chip").map(text);
     found.logitValues = all(".pair .bar-value").map(text);
     found.neurons = all(".bars.neurons .bar-label").map(text);
+    found.partners = all(".bars.partners .bar-label").map(text);
+    found.partnerLink = document.querySelector(".bars.partners a").getAttribute("href");
     found.isolated = all(".token, .chip").every((node) => getComputedStyle(node).unicodeBidi === "isolate");
     rows[1].querySelector("button").click();
     found.detail = text(rows[1].querySelector(".detail span"));

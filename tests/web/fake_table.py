@@ -96,6 +96,10 @@ def make(n_features: int = 10, seed: int = 0) -> FeatureTable:
         "logit_edges": np.tile(np.array([-3, 4], "f4"), (f, 1)),
         "neuron_correlated_ids": neurons,
         "neuron_correlated_values": values,
+        "feature_correlated_ids": np.stack([(np.arange(f) + k) % f for k in range(1, 6)], 1),
+        "feature_correlated_values": values,
+        "other_correlated_ids": rng.integers(0, 512, (f, 5)),
+        "other_correlated_values": values / 2,
         "neuron_coefficient_ids": neurons[:, ::-1],
         "neuron_coefficient_values": -values,
         "participation_ratio": 1 + 40 * rng.random(f),
@@ -113,6 +117,7 @@ def make(n_features: int = 10, seed: int = 0) -> FeatureTable:
         n_intervals=5,
         n_logit_vocabulary=n_vocab,
         inverse_scale=1.0,
+        other="A/0",
     )
     cast = {name: np.asarray(values).astype(COLUMNS[name].dtype) for name, values in columns.items()}
     return FeatureTable(cast, info, list(VOCABULARY), Run(kind="features", id="A/1"))

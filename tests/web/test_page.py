@@ -89,6 +89,9 @@ def test_a_feature_is_what_the_table_says(found, table):
     assert found["logits"][:20] == shown
     assert float(found["logitValues"][0]) == pytest.approx(table["logit_top_values"][0, 0], rel=0.06)
     assert found["neurons"][0] == f"A/neurons/{table['neuron_correlated_ids'][0, 0]}"
+    assert found["partners"][:5] == [f"A/1/{i}" for i in table["feature_correlated_ids"][0]]
+    assert found["partners"][5:] == [f"A/0/{i}" for i in table["other_correlated_ids"][0]]
+    assert found["partnerLink"] == f"#{table['feature_correlated_ids'][0, 0]}"
     context, position = table["example_context"][0, 1], table["example_position"][0, 1]
     assert found["detail"].endswith(f"context {context:,} · position {position}")
     assert found["featureFacts"]["Active tokens"] == f"{table['n_active'][0]:,} of 5,000,000"

@@ -7,7 +7,8 @@ import numpy as np
 
 from sae import artefact
 from sae.dictionary.disk import write_dictionary
-from sae.features.collect import FeaturesConfig, collect
+from sae.features.collect import collect
+from sae.features.config import FeaturesConfig
 from sae.provenance import Run
 from sae.source.tokenizer import train_tokenizer
 from sae.storage.tokens import TokenStore, write_tokens

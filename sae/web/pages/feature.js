@@ -71,6 +71,7 @@ SAE.feature.content = (known, feature) => {
   aside.append(SAE.feature.logits(known), SAE.feature.logitHistogram(known));
   if (state !== "dead") aside.append(SAE.feature.kinds(known));
   aside.append(SAE.feature.neurons(known, state));
+  if (state !== "dead") aside.append(SAE.feature.partners(known));
   return [element("div", { class: `columns${state === "dead" ? " silent" : ""}` }, aside, main)];
 };
 
@@ -146,4 +147,16 @@ SAE.feature.neurons = (known, state) => {
     .filter(({ id }) => id >= 0).map(({ id, value }) => ({ label: `${SAE.about.id.split("/")[0]}/neurons/${id}`, value, text: SAE.number(value, 2) }));
   const part = (name, key) => SAE.element("div", {}, SAE.element("h3", {}, SAE.defined(key)), SAE.bars(rows(name), "neurons"));
   return SAE.element("section", { class: "panel" }, ...(state === "dead" ? [] : [part("correlated", "neuron_correlated")]), part("coefficient", "neuron_coefficient"));
+};
+
+SAE.feature.partners = (known) => {
+  const link = (id) => (id < SAE.about.n_features ? SAE.element("a", { href: `#${id}` }, SAE.name(id)) : SAE.name(id));
+  const part = (name, label) => {
+    const values = known.column(`${name}_correlated_values`);
+    const rows = Array.from(known.column(`${name}_correlated_ids`), (id, i) => ({ id, value: values[i] }))
+      .filter(({ id }) => id >= 0).map(({ id, value }) => ({ label: label(id), value, text: SAE.number(value, 2) }));
+    return SAE.element("div", {}, SAE.element("h3", {}, SAE.defined(`${name}_correlated`)), SAE.bars(rows, "partners"));
+  };
+  const { other } = SAE.about;
+  return SAE.element("section", { class: "panel" }, part("feature", link), ...(other ? [part("other", (id) => `${other}/${id}`)] : []));
 };

@@ -1,0 +1,145 @@
+"""Shares of a pass, read apart, written and merged, beside the pass in one; the budget of memory."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from sae.errors import ConfigError, StoreError
+from sae.features import collect as collecting
+from sae.features import part as parts_module
+from sae.features.collect import collect
+from sae.features.config import FeaturesConfig
+from sae.features.part import merge, n_held, read
+from sae.features.part_store import open_parts, write_part
+from sae.features.side_by_side import Side
+from sae.features.table import COLUMNS
+from sae.provenance import Run
+from sae.storage import tokens as token_store
+from sae.storage.share import Share
+from tests.features.toy import dense, random_dictionary, setup
+
+CONFIG = FeaturesConfig(
+    n_tokens=10**6,
+    n_top=6,
+    n_intervals=4,
+    examples_per_interval=2,
+    window=3,
+    logit_min_count=0,
+    contexts_per_batch=4,
+    other="A/0",
+)
+INEXACT = {"neuron_correlated_values"}
+"""Of float64 sums in another order; all else is the same to the bit."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    source, dictionary, tokens = setup(tmp_path_factory.mktemp("parts"), n_heldout=30)
+    other = Side("A/0", source, random_dictionary(n_features=9, seed=4))
+    shares = [read(source, dictionary, tokens, CONFIG, share=Share(i, 3), other=other) for i in range(3)]
+    return source, dictionary, tokens, other, shares, collect(source, dictionary, tokens, CONFIG, other=other)
+
+
+def assert_same(table, expected):
+    for name in COLUMNS:
+        if name in INEXACT:
+            np.testing.assert_array_max_ulp(table[name], expected[name], maxulp=1)
+        else:
+            np.testing.assert_array_equal(table[name], expected[name], err_msg=name)
+    assert table.info == expected.info
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_shares_in_any_order_are_the_whole(made, order):
+    source, dictionary, tokens, _, shares, whole = made
+    assert [list(part.contexts) for part in shares] == [list(range(8)), list(range(8, 20)), list(range(20, 30))]
+    assert_same(collect(source, dictionary, tokens, CONFIG, parts=[shares[i] for i in order]), whole)
+
+
+def test_a_merged_part_holds_what_fired_in_order(made):
+    source, dictionary, tokens, other, shares, _ = made
+    whole, merged = read(source, dictionary, tokens, CONFIG, other=other), merge(shares[::-1], CONFIG)
+    for a, b in ((merged.firings, whole.firings), (merged.other, whole.other)):
+        for name in ("feature", "token", "value", "start"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    contexts = tokens.split("heldout")[0:30]
+    x, f, _ = dense(source, dictionary, contexts)
+    assert merged.n_tokens == len(f)
+    np.testing.assert_array_equal(merged.firings.n_active, (f > 0).sum(0))
+    shift = parts_module.first_mean(source, tokens.split("heldout"), 30, CONFIG).numpy()
+    np.testing.assert_allclose(merged.products[0:24], f.T @ (x - shift), rtol=1e-4, atol=1e-3)
+
+
+def test_batches_that_cross_the_stores_blocks_are_shared_too(made, monkeypatch):
+    """Where a block of the token store is no whole number of batches, a batch ends with it."""
+    source, dictionary, tokens, other, *_ = made
+    monkeypatch.setattr(token_store, "CHUNK_CONTEXTS", 10)
+    parts = [read(source, dictionary, tokens, CONFIG, share=Share(i, 4), other=other) for i in range(4)]
+    assert [part.contexts.start for part in parts] == [0, 8, 14, 20]
+    assert_same(
+        collect(source, dictionary, tokens, CONFIG, parts=parts), collect(source, dictionary, tokens, CONFIG, other=other)
+    )
+
+
+def test_missing_and_doubled_shares_are_told(made, monkeypatch):
+    *_, shares, _ = made
+    with pytest.raises(ConfigError, match="they end at context 20 of 30"):
+        merge(shares[:2], CONFIG)
+    for wrong in (shares[1:], [*shares, shares[1]]):
+        with pytest.raises(ConfigError, match=r"not all shares of one pass: contexts .*8 to 20 of 30"):
+            merge(wrong, CONFIG)
+    monkeypatch.setattr("sae.features.firings.BYTES_EACH", 10**4)
+    with pytest.raises(ConfigError, match="memory_mb leaves 1 for what fires"):
+        merge(shares, dataclasses.replace(CONFIG, memory_mb=1))
+
+
+def test_written_and_read_back(made, tmp_path):
+    source, dictionary, tokens, _, shares, whole = made
+    run = Run(kind="features", params={"a": 1})
+    for i in (1, 2, 0):
+        write_part(shares[i], tmp_path, Share(i, 3), run)
+    found = open_parts(tmp_path, run)
+    assert found.keys() == {Share(0, 3), Share(1, 3), Share(2, 3)}
+    assert_same(collect(source, dictionary, tokens, CONFIG, parts=list(found.values())), whole)
+    with pytest.raises(StoreError, match="0-of-3 was made with other params"):
+        open_parts(tmp_path, dataclasses.replace(run, params={"a": 2}))
+    write_part(shares[0], tmp_path, Share(0, 2), run)
+    with pytest.raises(StoreError, match="shares of different passes"):
+        open_parts(tmp_path, run)
+
+
+def test_sums_of_neurons_are_held_for_as_many_features_as_memory_allows(made, monkeypatch):
+    source, dictionary, tokens, other, _, whole = made
+    assert n_held(dataclasses.replace(CONFIG, memory_mb=1), 10**6, d_mlp=512) == 2**20 // 4 // 4096
+    assert n_held(CONFIG, 4096, d_mlp=512) == 4096
+    sizes = []
+    monkeypatch.setattr(parts_module, "n_held", lambda *_: 7)
+    monkeypatch.setattr(collecting, "BLOCK_FEATURES", 5)
+    monkeypatch.setattr(parts_module, "MOST_ENTRIES", 24 * 50)
+    plain = type(dictionary).encode
+    monkeypatch.setattr(type(dictionary), "encode", lambda self, x: sizes.append(x.shape[0]) or plain(self, x))
+    table = collect(source, dictionary, tokens, CONFIG, other=other)
+    assert max(sizes) <= 133, "rows at a time: 1,200 entries of the narrower dictionary"
+    for name in COLUMNS:
+        np.testing.assert_allclose(table[name].astype(float), whole[name].astype(float), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_most_correlated_features_are_exact(made):
+    source, dictionary, tokens, other, _, table = made
+    contexts = tokens.split("heldout")[0:30]
+    (_, f, _), (_, g, _) = (dense(source, each, contexts) for each in (dictionary, other.dictionary))
+    for name, second, own in (("feature", f, True), ("other", g, False)):
+        ids, values = table[f"{name}_correlated_ids"], table[f"{name}_correlated_values"]
+        for i in range(24):
+            alive = [j for j in range(second.shape[1]) if second[:, j].any() and not (own and j == i)]
+            if not f[:, i].any():
+                assert ids[i].tolist() == [-1] * 5
+                assert not values[i].any()
+                continue
+            r = {j: np.corrcoef(f[:, i], second[:, j])[0, 1] for j in alive}
+            best = sorted(alive, key=lambda j: -r[j])[:5]
+            assert ids[i].tolist() == best + [-1] * (5 - len(best))
+            np.testing.assert_allclose(values[i][: len(best)], [r[j] for j in best], atol=2e-5)
+    assert table.info.other == "A/0"
