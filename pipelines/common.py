@@ -37,6 +37,8 @@ STAGES = (
     "proxies",
     "browser",
     "universality",
+    "automata",
+    "splitting",
 )
 SECTIONS = ("run", *STAGES, "wandb")
 """Of params.yaml: each stage's own, and two that say how to run."""

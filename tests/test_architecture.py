@@ -30,7 +30,7 @@ DOORS = {
     "triton": {"sae.kernels.triton_door"},
     "numba": {
         "sae.kernels.instructions",
-        *(f"sae.kernels.native_{name}" for name in ("ablation", "bytes", "features", "lists", "products", "rows")),
+        *(f"sae.kernels.native_{name}" for name in ("ablation", "bytes", "effects", "features", "lists", "products", "rows")),
         "sae.storage.native_gather",
     },
     "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},

@@ -20,6 +20,7 @@ SMALL = {
     "train": {"batch_size": 512, "n_steps": 60, "resample_inputs": 1024},
     "wandb": {"mode": "disabled"},
     "universality": {"n_tokens": 8192, "n_bootstrap": 50},
+    "automata": {"n_tokens": 8192},
 }
 
 
