@@ -86,7 +86,7 @@ def _draw(
     features = motif.features[:LONGEST]
     names = top_tokens(features, found.means, found.token_count, vocabulary)
     for k, (feature, tokens) in enumerate(zip(features, names, strict=True)):
-        label = "\n".join([f"{feature}", *(_shown(token) for token in tokens)])
+        label = "\n".join([f"{feature}", *(shown(token) for token in tokens)])
         box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": FEATURE}
         axis.text(x + STEP * k, y, label, ha="center", va="center", fontsize=7, parse_math=False, bbox=box, zorder=3)
     if len(features) == 1:
@@ -111,7 +111,7 @@ def _arrow(
     axis.text(*where, f"{chance:.0%}", ha="center", va="center", fontsize=7, color=MARK)
 
 
-def _shown(token: str) -> str:
+def shown(token: str) -> str:
     """At most `SHOWN` characters; those that the font lacks by their number, blanks as ·."""
     font = get_font(findfont(FontProperties()))
     cut = token if len(token) <= SHOWN else token[: SHOWN - 1] + "…"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sae.cli_splitting import tree
 from sae.cli_store import print_rows, store
 from sae.errors import ConfigError, SaeError, StoreError
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(store, name="store")
+app.command()(tree)
 Name = Annotated[str, typer.Argument(help="A dictionary: its name under --root, such as A/1, or the path of its folder.")]
 FeatureId = Annotated[str, typer.Argument(help="A feature, such as A/1/3450, or a dictionary's path with the number behind it.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the runs.")]

@@ -18,7 +18,7 @@ LAYERS = [
     ["harvest", "features"],
     ["proxies", "interpret", "toys", "interop", "repair", "live"],
     ["web", "library"],
-    ["cli_store"],
+    ["cli_store", "cli_splitting"],
     ["cli"],
 ]
 

@@ -21,6 +21,7 @@ SMALL = {
     "wandb": {"mode": "disabled"},
     "universality": {"n_tokens": 8192, "n_bootstrap": 50},
     "automata": {"n_tokens": 8192},
+    "splitting": {"n_tokens": 8192},
 }
 
 
