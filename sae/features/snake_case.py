@@ -14,8 +14,8 @@ from sae.features.automata import Automata, Pairs, share_on
 
 CAPITALS, UNDERSCORE = re.compile(rb"[A-Z]+"), re.compile(rb"_+")
 """A piece of a word in capitals, also a single one, as the vocabulary cuts such words into letters (with two at least, the
-automaton of a dictionary of 512 features was missed); and underscores alone. Names like Value begin with a capital too, but of those no
-underscore tells."""
+automaton of a dictionary of 512 features was missed); and underscores alone. Names like Value begin with a capital too, but
+of those no underscore tells."""
 LEAST_SHARE = 0.5
 """Of a feature's activation that lies on such tokens, for it to be a candidate."""
 
