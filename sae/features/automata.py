@@ -16,7 +16,7 @@ from numpy import ndarray
 from sae.chance import generator
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError
-from sae.features.firings import Firings
+from sae.features.exchange import Exchange, Targets
 from sae.features.passes import n_contexts
 from sae.features.together import read_text
 from sae.features.token_effects import Effects, readout_or_raise, token_effects, token_means
@@ -82,8 +82,10 @@ class Pairs(NamedTuple):
     """Steps on which the second fires right after the first."""
     expected: Float[ndarray, " pair"]
     """Mean of n over all orders of the tokens of each context: the share of what the contexts are about."""
+    independent: Float[ndarray, " pair"]
+    """What n would be were the two independent: of the first's steps the share of the second among all."""
     lift: Float[ndarray, " pair"]
-    """P(second at the next token | first) / P(second)."""
+    """P(second at the next token | first) / P(second): n / independent."""
     observed: Float[ndarray, " pair"]
     """(n − expected) / its standard deviation over those orders."""
     observed_shuffled: Float[ndarray, " pair"]
@@ -132,7 +134,7 @@ class Automata:
         p = self.pairs
         observed, count = (p.observed_shuffled, p.n_shuffled) if shuffled_order else (p.observed, p.n)
         causal = p.causal_shuffled if shuffled_tokens else p.causal
-        enough = (count >= self.min_count) & (p.lift * count / np.maximum(p.n, 1) > 1)
+        enough = (count >= self.min_count) & (count > p.independent)
         return enough & (observed >= self.least[0]) & (causal >= self.least[1])
 
     @property
@@ -219,47 +221,6 @@ def thresholds(pairs: Pairs, config: AutomataConfig) -> tuple[float, float]:
     return observed, decoy_threshold(pairs.causal[passed], pairs.causal_shuffled[passed], config.false_discovery)
 
 
-class Exchange(NamedTuple):
-    """The causal null: tokens that occur, from frequent to rare, in groups of neighbours that may stand for one another."""
-
-    token: Int[ndarray, " seen"]
-    start: Int[ndarray, " group"]
-    """Where each group begins."""
-    size: Int[ndarray, " group"]
-    permuted: Int[ndarray, " seen"]
-    """One permutation: the place whose token stands for each."""
-
-    @classmethod
-    def of(cls, count: Int[ndarray, " vocab"], group: int, chance: np.random.Generator) -> "Exchange":
-        token = np.argsort(-count, kind="stable")[: int((count > 0).sum())]
-        start = np.arange(0, len(token), group)
-        size = np.diff(np.append(start, len(token)))
-        blocks = [begin + chance.permutation(n) for begin, n in zip(start, size, strict=True)]
-        return cls(token, start, size, np.concatenate(blocks) if blocks else token)
-
-    def sums(self, values: Float[ndarray, "row seen"]) -> tuple[Float[ndarray, "row group"], Float[ndarray, "row group"]]:
-        """Of each group the sum, and the sum of squared deviations from the group's mean, float64."""
-        total, squares = (np.add.reduceat(part, self.start, axis=1, dtype=np.float64) for part in (values, values * values))
-        return total, np.maximum(squares - total**2 / self.size, 0)
-
-
-class Targets(NamedTuple):
-    """What the second feature of a pair has by itself."""
-
-    means: Float[ndarray, "feature seen"]
-    """Mean activation on the tokens of the exchange."""
-    total: Float[ndarray, "feature group"]
-    squares: Float[ndarray, "feature group"]
-    mean: Float[ndarray, " feature"]
-    """Over all tokens that count; at least the smallest number above 0."""
-
-    @classmethod
-    def of(cls, means: ndarray, count: ndarray, firings: Firings, exchange: Exchange) -> "Targets":
-        seen = means[:, exchange.token]
-        mean = firings.sums()[0] / max(int(count.sum()), 1)
-        return cls(seen, *exchange.sums(seen), np.maximum(mean, np.finfo(np.float64).tiny))
-
-
 def survey(
     effects: Iterator[Effects],
     steps: Steps,
@@ -304,6 +265,7 @@ def _block(
         second=j,
         n=count[i, j],
         expected=expected[i, j],
+        independent=chance,
         lift=np.divide(count[i, j], chance, out=np.zeros(len(i)), where=chance > 0),
         observed=observed[i, j],
         observed_shuffled=observed_shuffled[i, j],

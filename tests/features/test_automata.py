@@ -11,8 +11,9 @@ from scipy.stats import hypergeom
 
 from sae.chance import generator
 from sae.errors import ConfigError
-from sae.features.automata import AutomataConfig, Exchange, find_automata, share_on
+from sae.features.automata import AutomataConfig, find_automata, share_on
 from sae.features.automata_report import motifs_of, report
+from sae.features.exchange import Exchange
 from sae.metrics.discovery import decoy_threshold
 from tests.features.toy import dense, setup
 
@@ -153,6 +154,9 @@ def test_edges_are_above_both_thresholds_and_the_report_tells_them(found):
         == ((p.n >= 2) & (p.lift > 1) & (p.observed >= 0.5) & (p.causal_shuffled >= 0.5)).sum()
     )
     vocabulary = [b"_" if k % 2 else b"AB" for k in range(50)]
+    by_order = (p.n_shuffled >= 2) & (p.n_shuffled > p.independent) & (p.observed_shuffled >= 0.5) & (p.causal >= 0.5)
+    np.testing.assert_array_equal(seen.mask(shuffled_order=True), by_order)
+    np.testing.assert_allclose(p.lift * p.independent, p.n)
     words = report(seen, motifs_of(seen, CONFIG), vocabulary, CONFIG)
     assert words["n_edges"] == mask.sum()
     assert words["n_motifs"]["self_loops"] == (p.first[mask] == p.second[mask]).sum()
