@@ -40,6 +40,8 @@ STAGES = (
     "universality",
     "claims",
     "controls",
+    "automata",
+    "splitting",
 )
 SECTIONS = ("run", *STAGES, "judge", "wandb")
 """Of params.yaml: each stage's own, two that say how to run, and the judge of stage `interpret`."""

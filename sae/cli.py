@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from sae.cli_interpret import interpret
+from sae.cli_splitting import tree
 from sae.cli_store import print_rows, store
 from sae.cli_study import report, study
 from sae.errors import ConfigError, SaeError, StoreError
@@ -39,6 +40,7 @@ app.add_typer(store, name="store")
 app.command()(study)
 app.command()(report)
 app.command()(interpret)
+app.command()(tree)
 Name = Annotated[str, typer.Argument(help="A dictionary: its name under --root, such as A/1, or the path of its folder.")]
 FeatureId = Annotated[str, typer.Argument(help="A feature, such as A/1/3450, or a dictionary's path with the number behind it.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the runs.")]

@@ -1,6 +1,6 @@
 """Finding and loading what a run left on disk: `sae.load("A/1")`, and the artefacts beside a dictionary."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from sae.features.feature import Feature
 from sae.features.side_by_side import Side
 from sae.features.table import FeatureTable
 from sae.provenance import Run
+from sae.source.site import ActivationSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,23 @@ def check_same_tokens(transformers: Iterable[Path], names: str) -> None:
     """Raises `StoreError` where the transformers of the dictionaries `names` were made from different tokens."""
     if len({artefact.read_run(path, "transformer").parents.get("data/tokens") for path in transformers}) > 1:
         raise StoreError(f"the transformers of {names} were made from different tokens, which cannot be compared")
+
+
+def open_several(
+    names: Sequence[str], root: str | Path = "data", device: str = "auto"
+) -> tuple[ActivationSource, list[tuple[str, Dictionary]]]:
+    """Dictionaries of one transformer, named as in the paper, with it.
+
+    Raises `StoreError` where one is missing, or they are of several transformers."""
+    from sae.source.transformer import load_source  # as above
+
+    places = [locate(name, root) for name in names]
+    transformers = {place.transformer for place in places}
+    if len(transformers) != 1:
+        raise StoreError(f"{', '.join(names)} are of {len(transformers)} transformers; features split within one: name its own")
+    where = to_device(device)
+    dictionaries = [(name, read_dictionary(place.dictionary).to(where)) for name, place in zip(names, places, strict=True)]
+    return load_source(transformers.pop(), where), dictionaries
 
 
 def open_table(place: Place) -> FeatureTable:

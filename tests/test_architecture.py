@@ -20,7 +20,7 @@ LAYERS = [
     ["claims"],
     ["library"],
     ["web"],
-    ["cli_store", "cli_study", "cli_interpret"],
+    ["cli_store", "cli_study", "cli_interpret", "cli_splitting"],
     ["cli"],
 ]
 
@@ -32,7 +32,7 @@ DOORS = {
     "triton": {"sae.kernels.triton_door"},
     "numba": {
         "sae.kernels.instructions",
-        *(f"sae.kernels.native_{name}" for name in ("ablation", "bytes", "features", "lists", "products", "rows")),
+        *(f"sae.kernels.native_{name}" for name in ("ablation", "bytes", "effects", "features", "lists", "products", "rows")),
         "sae.storage.native_gather",
     },
     "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},

@@ -23,6 +23,8 @@ SMALL = {
     "wandb": {"mode": "disabled"},
     "universality": {"n_tokens": 8192, "n_bootstrap": 50},
     "interpret": {"n_tokens": 8192, "n_units": 20, "min_active": 3, "n_bootstrap": 20},
+    "automata": {"n_tokens": 8192},
+    "splitting": {"n_tokens": 8192},
 }
 
 

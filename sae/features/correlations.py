@@ -57,6 +57,22 @@ def moments(firings: Firings, n_counted: int) -> Moments:
     return Moments(n_counted, *(torch.from_numpy(part) for part in firings.sums()))
 
 
+def product_rows(
+    first: Firings, second: ByToken, begin: int, end: int, n_other: int, *, roll: int = 0
+) -> Float[ndarray, "unit other"]:
+    """Σ over tokens of value times value, of the features `begin` to `end` of `first` with all `n_other` of the second, float64;
+    token t meets token t + `roll` of the second."""
+    total = np.zeros((end - begin, n_other))
+
+    def work(k: int) -> None:
+        rows = slice(k * THREAD_ROWS, (k + 1) * THREAD_ROWS)
+        sparse = (first.start, first.token, first.value, begin + rows.start, second.start, second.feature, second.value)
+        add_products(*sparse, roll, total[rows])
+
+    for_blocks(work, -(-(end - begin) // THREAD_ROWS))
+    return total
+
+
 def feature_blocks(
     first: Firings, second: ByToken, first_moments: Moments, second_moments: Moments, *, roll: int = 0
 ) -> Iterator[Block]:
@@ -67,14 +83,7 @@ def feature_blocks(
     size = max(1, BLOCK_PAIRS // n_other)
     for begin in range(0, first.n_features, size):
         end = min(begin + size, first.n_features)
-        total = np.zeros((end - begin, n_other))
-
-        def work(k: int, begin: int = begin, total: ndarray = total) -> None:
-            rows = slice(k * THREAD_ROWS, (k + 1) * THREAD_ROWS)
-            sparse = (first.start, first.token, first.value, begin + rows.start, second.start, second.feature, second.value)
-            add_products(*sparse, roll, total[rows])
-
-        for_blocks(work, -(-(end - begin) // THREAD_ROWS))
+        total = product_rows(first, second, begin, end, n_other, roll=roll)
         these = Moments(first_moments.n, first_moments.total[begin:end], first_moments.squares[begin:end])
         yield Block(begin, pearson(these, second_moments, torch.from_numpy(total)))
 
