@@ -27,7 +27,7 @@ class FeaturesConfig:
     contexts_per_batch: int = 16
     """Contexts in one forward pass."""
     ablation: bool = False
-    """Fill the ablation columns: 5 µs of CPU for each firing, so some 20 s of the default run on 2 cores, for which it is off."""
+    """Fill the ablation columns: 5 µs of CPU for each firing, so some 20 s of the default run on 2 cores."""
     other: str = ""
     """Another dictionary over the same tokens, such as A/0 or B/1, of which each feature's most correlated ones are found; "" for
     none. It must be there before this stage runs: DVC does not know of it."""
