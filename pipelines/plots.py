@@ -94,7 +94,7 @@ def density_plot(
     axis.set_xlim(edges[0], 0)
     axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
     _ultralow_line(axis, config.ultralow)
-    axis.legend(frameon=False, loc="upper center")
+    axis.legend(frameon=False, loc="upper right")
     save(figure, path)
 
 
