@@ -62,8 +62,8 @@ def write_random_tokens(path: Path, n_contexts: int, length: int, n_vocab: int) 
 
 
 def to_store(source: TransformerSource, shape: Shape, taken: int, folder: Path, n_rows: int) -> Contestant:
-    """A store of one shard, made anew in each step."""
-    n_rows = n_rows or Layout(1, source.d_mlp).shard_rows
+    """A store of four shards, made anew in each step."""
+    n_rows = n_rows or 4 * Layout(1, source.d_mlp).shard_rows
     config = HarvestConfig(n_rows=n_rows, positions_per_context=taken, batch_contexts=shape.n_contexts)
     n_contexts = -(-n_rows // taken)
     tokens = write_random_tokens(folder / f"tokens-{taken}", n_contexts, shape.length, shape.fields["d_vocab"])
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="quiet repeats wanted of each")
     parser.add_argument("--attempts", type=int, default=3, help="give up after this many times as many repeats")
     parser.add_argument("--seconds", type=float, default=1.0, help="of CPU in one repeat, at least one step")
-    parser.add_argument("--rows", type=int, default=0, help="of the store; 0: one shard, 128 MiB")
+    parser.add_argument("--rows", type=int, default=0, help="of the store; 0: four shards, 512 MiB")
     parser.add_argument("--folder", type=Path, help="the disk that is written to; by default that of temporary files")
     parser.add_argument("--json", type=Path, help="write all repeats, versions and the machine here")
     given = parser.parse_args()
