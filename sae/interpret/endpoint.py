@@ -130,7 +130,7 @@ def _address(url: str) -> urllib.parse.SplitResult | None:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the key to another host. Where it leads to is not even read."""
 
-    def http_error_302(self, *_: Any) -> None:
+    def http_error_302(self, *_: Any, **__: Any) -> None:
         return None
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
