@@ -14,8 +14,11 @@ from sae.chance import generator
 from sae.claims.figures import Interval
 
 QUANTILES = (0.025, 0.975)
+FEWEST = 6
+"""Contexts, or texts, without which nothing is said to be above anything: of fewer all lie on one side by chance in more than
+2.5 % of cases (of 5 in 0.5^5 = 3.1 %), though every resampling of them says the same."""
 STATISTICS = ("pearson", "specificity", "specificity of strong", "share of tokens", "sensitivity", "density")
-SUMS = ("n", "x", "xx", "y", "yy", "xy", "true", "active", "mass_true", "strong", "strong_true", "both")
+SUMS = ("n", "x", "xx", "y", "yy", "xy", "true", "active", "mass", "mass_true", "strong", "strong_true", "both")
 
 
 class Tokens(NamedTuple):
@@ -30,10 +33,25 @@ class Tokens(NamedTuple):
 
 
 def sums_by_context(tokens: Tokens, activation: Float[ndarray, " token"], n_contexts: int) -> Float64[ndarray, "context sum"]:
-    """`SUMS` of a unit over each context: all that the statistics need. Strong is above half the largest activation."""
+    """`SUMS` of a unit over each context: all that the statistics need. Strong is above half the largest activation; masses are
+    of activations above 0, as shares of a sum in which a neuron's negative ones (GELU) cancel others would be none."""
     x, y, true = activation.astype(np.float64), tokens.score, tokens.true
-    active, strong = x > 0, x > x.max(initial=0) / 2
-    columns = (np.ones_like(x), x, x * x, y, y * y, x * y, true, active, x * true, strong, strong & true, active & true)
+    active, strong, above = x > 0, x > x.max(initial=0) / 2, np.maximum(x, 0)
+    columns = (
+        np.ones_like(x),
+        x,
+        x * x,
+        y,
+        y * y,
+        x * y,
+        true,
+        active,
+        above,
+        above * true,
+        strong,
+        strong & true,
+        active & true,
+    )
     return np.stack([np.bincount(tokens.context, column, n_contexts) for column in columns], axis=1)
 
 
@@ -48,7 +66,7 @@ def statistics(sums: Float64[ndarray, "... sum"]) -> Float64[ndarray, "... stati
         pearson = (s["xy"] - s["x"] * s["y"] / s["n"]) / np.sqrt(np.maximum(xx, 0) * np.maximum(yy, 0))
         found = (
             np.where(np.isfinite(pearson), pearson, np.nan),
-            s["mass_true"] / s["x"],
+            s["mass_true"] / s["mass"],
             s["strong_true"] / s["strong"],
             s["true"] / s["n"],
             s["both"] / s["true"],
@@ -62,6 +80,7 @@ class Agreement(NamedTuple):
 
     found: Float64[ndarray, "unit statistic"]
     resampled: Float64[ndarray, "draw unit statistic"]
+    n_contexts: int
 
     def interval(self, unit: int, statistic: str) -> Interval:
         """Of one unit."""
@@ -69,10 +88,11 @@ class Agreement(NamedTuple):
         return interval(self.found[unit, i], self.resampled[:, unit, i])
 
     def above(self, unit: int, other: int, statistic: str) -> bool | None:
-        """Whether it is larger for `unit` than for `other` in 97.5 % of the resamplings; None where it is undefined."""
+        """Whether it is larger for `unit` than for `other` in 97.5 % of the resamplings; None where it is undefined, or
+        there are fewer than `FEWEST` contexts."""
         i = STATISTICS.index(statistic)
         difference = self.resampled[:, unit, i] - self.resampled[:, other, i]
-        if not np.isfinite(self.found[[unit, other], i]).all():
+        if self.n_contexts < FEWEST or not np.isfinite(self.found[[unit, other], i]).all():
             return None
         return bool(np.nanquantile(difference, QUANTILES[0]) > 0)
 
@@ -85,7 +105,7 @@ def agreement(units: list[Float64[ndarray, "context sum"]], n_bootstrap: int, se
     for _ in range(n_bootstrap):
         weights = np.bincount(chance.integers(0, n, n), minlength=n).astype(np.float64)
         drawn.append(np.tensordot(weights, sums, 1))
-    return Agreement(statistics(sums.sum(0)), statistics(np.stack(drawn)))
+    return Agreement(statistics(sums.sum(0)), statistics(np.stack(drawn)), n)
 
 
 def interval(value: float, resampled: Float64[ndarray, " draw"]) -> Interval:

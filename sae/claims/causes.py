@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64, Int
 from numpy import ndarray
 
 from sae.chance import generator
-from sae.claims.agreement import QUANTILES
+from sae.claims.agreement import FEWEST, QUANTILES
 from sae.claims.config import ClaimsConfig
 from sae.claims.evidence import Evidence
 from sae.claims.figures import Figure, Interval
@@ -19,6 +19,7 @@ from sae.features.interventions import pin
 from sae.features.logits import allowed_tokens, logit_columns, mean_inverse_scale
 from sae.features.sampling import sample_each
 from sae.features.side_by_side import Side
+from sae.proxies.labels import OfKind
 from sae.storage.tokens import NO_DOCUMENT, Contexts, TokenStore
 
 PREFIX = 8
@@ -110,9 +111,10 @@ def pinned_figure(
     evidence: Evidence, store: TokenStore, side: Side, h: int, feature: int, control: int, config: ClaimsConfig
 ) -> Figure:
     """Of the tokens written with the feature held at its largest activation, the share that is of the hypothesis; beside what is
-    written with another feature of like density held at its own."""
+    written with another feature of like density held at its own. Undefined where no text begins without it, and for a hypothesis
+    of kinds of document, as what is written is in none."""
     starts = _starts(evidence, h, config)
-    if not len(starts):
+    if not len(starts) or isinstance(evidence.hypotheses[h].proxy, OfKind):
         return Figure("share of what is written, pinned", Interval(None), "another feature pinned", Interval(None), None)
     largest = evidence.firings.maximum()
     shares = []
@@ -134,7 +136,7 @@ def pinned_figure(
         _mean_interval(shares[0], config),
         "another feature pinned",
         _mean_interval(shares[1], config),
-        bool(np.quantile(difference, QUANTILES[0]) > 0),
+        bool(np.quantile(difference, QUANTILES[0]) > 0) if len(starts) >= FEWEST else None,
     )
 
 

@@ -69,7 +69,8 @@ class Evidence(NamedTuple):
 def gather(store: TokenStore, side: Side, config: ClaimsConfig) -> Evidence:
     """Chosen on other contexts than they are judged by: the best of thousands would look better than it is where it was chosen.
 
-    Raises `CorpusError` for a split of one context, `ConfigError` where no unit varies with a hypothesis."""
+    Raises `CorpusError` for a split of one context, `ConfigError` where no unit varies with a hypothesis, or no token that it is
+    tried on is of it, or each is."""
     split = store.split("heldout")
     if split.n_contexts < 2:
         raise CorpusError(
@@ -84,6 +85,7 @@ def gather(store: TokenStore, side: Side, config: ClaimsConfig) -> Evidence:
     passed = _pass(text, side, [one.feature for one in best], config, n_positions=limit * split.context_length)
     wanted = sorted({*(one.neuron for one in best), *(neuron for neuron, _ in passed.closest)})
     scores = passed.score
+    _check_tried(scores > 0, choice.hypotheses)
     return Evidence(
         text=text,
         split=split,
@@ -145,11 +147,20 @@ def _choice(split: Split, limit: int, config: ClaimsConfig) -> Bool[ndarray, " n
     return chosen
 
 
+def _check_tried(true: Bool[ndarray, "token hypothesis"], hypotheses: list[Hypothesis]) -> None:
+    for n_true, hypothesis in zip(true.sum(0), hypotheses, strict=True):
+        if n_true in (0, len(true)):
+            raise ConfigError(
+                f"of the {len(true):,} tokens on which it is tried {'none' if n_true == 0 else 'every one'} is of the hypothesis "
+                f"'{hypothesis.name}': raise claims.n_tokens (--tokens), or leave it out"
+            )
+
+
 def _best(populations: dict[str, Population], h: int, name: str) -> Best:
     feature, neuron = (best_unit(populations[name].pearson[0, h]) for name in ("features", "neurons"))
     if feature is None or neuron is None:
         raise ConfigError(
-            f"no unit varies with the hypothesis '{name}' on the text that it is chosen on; the held-out split may hold nothing "
-            "of it: raise claims.n_choice_tokens, or leave it out"
+            f"no unit varies with the hypothesis '{name}' on the text that it is chosen on, which may hold nothing of it, or "
+            "nothing else: raise claims.n_choice_tokens, or leave it out; or no feature of the dictionary fires at all (sae info)"
         )
     return Best(feature, neuron)

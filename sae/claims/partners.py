@@ -23,7 +23,7 @@ class Partner(NamedTuple):
     unit: int
     correlation: float
     shuffled: float
-    """The largest where contexts are shuffled: as many candidates, and nothing to find."""
+    """The largest where contexts are shuffled: as many candidates, and nothing to find. NaN for a single context."""
     with_score: float
     """Of the partner with the hypothesis, as it reads its score; NaN where undefined."""
 
@@ -73,6 +73,8 @@ def _targets(evidence: Evidence, own: ndarray) -> Float64[ndarray, "token target
     grid = np.zeros((evidence.n_contexts * evidence.split.context_length, own.shape[1]))
     grid[evidence.place] = own
     rolled = np.roll(grid, evidence.n_contexts // 2 * evidence.split.context_length, axis=0)[evidence.place]
+    if evidence.n_contexts < 2:
+        rolled[:] = 0  # there is no other context; of what never varies the correlation is undefined
     return np.concatenate([own, rolled, evidence.score], axis=1)
 
 

@@ -12,6 +12,7 @@ from sae.claims.config import ClaimsConfig
 from sae.claims.evidence import Evidence, gather
 from sae.claims.figures import Claim, Figure, Interval, Study
 from sae.claims.partners import Partners, partner_figures, partners
+from sae.errors import ConfigError
 from sae.features.alignment import FEW, random_spread
 from sae.features.causal import of_like_density
 from sae.features.neurons import TENTH, participation_ratio
@@ -27,7 +28,10 @@ MEDIAN = 2
 def study(store: TokenStore, side: Side, config: ClaimsConfig, other: Side | None = None) -> list[Study]:
     """One `Study` for each hypothesis of `config`; `other` is where the feature is looked for again.
 
-    Raises `ConfigError` where a hypothesis is not in the text at all, `CorpusError` for a held-out split of one context."""
+    Raises `ConfigError` where a hypothesis is not in the text at all, or `other` is the same dictionary, `CorpusError` for a
+    held-out split of one context."""
+    if other is not None and torch.equal(side.dictionary.W_enc, other.dictionary.W_enc):
+        raise ConfigError(f"{other.id} is the dictionary of {side.id} itself: its features are looked for in another")
     evidence = gather(store, side, config)
     found = partners(evidence, side, other, config) if other is not None else None
     listed = promoted(store, side)
@@ -48,13 +52,13 @@ def _study(
     units = [evidence.feature(best.feature), evidence.neurons[best.neuron], evidence.neurons[closest]]
     sums = [sums_by_context(tokens, unit, evidence.n_contexts) for unit in units]
     agreed = agreement(sums, config.n_bootstrap, config.seed)
-    letter = side.id.split("/")[0]
+    transformer = side.id.rstrip("/").rpartition("/")[0].removesuffix("/sweep")
     causes = causal(evidence, store, side, h, listed, config)
     return Study(
         hypothesis=evidence.hypotheses[h].name,
         title=evidence.hypotheses[h].title,
         feature=f"{side.id}/{best.feature}",
-        neuron=f"{letter}/neurons/{best.neuron}",
+        neuron=f"{transformer}/neurons/{best.neuron}",
         n_tokens=len(evidence.place),
         n_chosen_on=evidence.n_chosen_on,
         n_true=int(tokens.true.sum()),

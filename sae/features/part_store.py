@@ -78,8 +78,8 @@ def open_part(path: Path, run: Run) -> Part:
 
 def open_parts(folder: Path, run: Run) -> dict[Share, Part]:
     """The shares that are there, of one number of shares. Raises `StoreError` for some of another pass, or of several numbers."""
-    found = {Share.parse(path.name.replace("-of-", "/")): path for path in sorted(folder.glob("*-of-*")) if path.is_dir()}
-    found = {share: path for share, path in found.items() if not path.name.endswith(".partial")}
+    committed = [path for path in sorted(folder.glob("*-of-*")) if path.is_dir() and path.suffix != ".partial"]
+    found = {Share.parse(path.name.replace("-of-", "/")): path for path in committed}
     if len({share.n for share in found}) > 1:
         names = ", ".join(path.name for path in found.values())
         raise StoreError(f"{folder} holds shares of different passes ({names}); remove those that are not wanted")

@@ -1,5 +1,6 @@
 """One request to an OpenAI-compatible server (vLLM, llama.cpp, Ollama, OpenAI ...): what came back, or why nothing did."""
 
+import io
 import json
 import os
 import re
@@ -9,7 +10,8 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any, Literal, NamedTuple
 
 from sae.errors import ConfigError, UnavailableError
@@ -19,6 +21,9 @@ MAX_BYTES = 2**22
 UNREADABLE = ("length", "refusal", "content_filter")
 """Reasons to finish after which there is no whole answer, nor would there be one if asked again."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHORTEST_KEY = 8
+"""Characters of a key that is kept secret; shorter ones (`x`, `none`, `EMPTY`) are what servers that want none are given, and
+to take them out of an answer would spoil it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +75,12 @@ class JudgeConfig:
             return
         if not self.model:
             raise ConfigError("'base_url' is given and 'model' is not; name it as the server does")
-        parts = urllib.parse.urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = _address(self.base_url)
+        if parts is None:
             raise ConfigError(f"'base_url' = {self.base_url!r}: must be http:// or https://, such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query:
+        if parts.username or parts.password or parts.query or parts.fragment:
             raise ConfigError(
-                "'base_url' holds a user, a password or a query: put the key into the variable named by 'api_key_env'"
+                "'base_url' holds a user, a password, a query or a fragment: put the key into the variable named by 'api_key_env'"
             )
 
     def _check_numbers(self) -> None:
@@ -111,11 +116,69 @@ class Trouble(NamedTuple):
     """By a server that rejected a request, without the key."""
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
+def _address(url: str) -> urllib.parse.SplitResult | None:
+    """Its parts; None for what no request can be sent to."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
+    except ValueError:  # brackets that do not close, a port beyond 65535, a label that is empty or too long
         return None
+    return parts if known else None
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another host. Where it leads to is not even read."""
+
+    def http_error_302(self, *_: Any, **__: Any) -> None:
+        return None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+class _Until(io.RawIOBase):
+    """What a socket brings before `deadline`: its own timeout begins anew with every byte of a server that drips."""
+
+    def __init__(self, socket: Any, reader: io.RawIOBase, deadline: float):
+        self._socket, self._reader, self._deadline = socket, reader, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        return self._reader.readinto(buffer)
+
+    def close(self) -> None:
+        self._reader.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    """All of it, from the first line on, comes within `seconds`."""
+
+    def __init__(self, sock: Any, *given: Any, seconds: float, **options: Any):
+        super().__init__(sock, *given, **options)
+        self.fp = io.BufferedReader(_Until(sock, self.fp.detach(), time.monotonic() + seconds))
+
+
+def _connection(kind: Any, *given: Any, timeout: float, **options: Any) -> HTTPConnection:
+    made: HTTPConnection = kind(*given, timeout=timeout, **options)
+    made.response_class = partial(_Response, seconds=timeout)  # type: ignore[assignment]
+    return made
+
+
+class _Http(urllib.request.HTTPHandler):
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> HTTPResponse:
+        return super().do_open(partial(_connection, http_class), req, **options)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> HTTPResponse:
+        return super().do_open(partial(_connection, http_class), req, **options)
 
 
 def request(config: JudgeConfig, body: dict[str, Any], now: float) -> Reply | Trouble:
@@ -134,11 +197,10 @@ def request(config: JudgeConfig, body: dict[str, Any], now: float) -> Reply | Tr
         )
     if key:
         message.add_unredirected_header("Authorization", f"Bearer {key}")
-    handlers: list[Any] = [_NoRedirects(), *([urllib.request.ProxyHandler({})] if local else [])]
-    deadline = time.monotonic() + config.timeout
+    handlers: list[Any] = [_NoRedirects(), _Http(), _Https(), *([urllib.request.ProxyHandler({})] if local else [])]
     try:
         with urllib.request.build_opener(*handlers).open(message, timeout=config.timeout) as answer:
-            return _read(_without(key, _whole(answer, deadline)))
+            return _read(_whole(answer), key)
     except urllib.error.HTTPError as error:
         return _refused(error, config, key, now)
     except TimeoutError:
@@ -157,19 +219,16 @@ def _key(config: JudgeConfig) -> str:
     return key
 
 
-def _whole(answer: Any, deadline: float) -> bytes:
-    """What comes until `deadline`: the socket's own timeout begins anew with every byte of a server that drips."""
+def _whole(answer: Any) -> bytes:
     parts: list[bytes] = []
     while (part := answer.read1(2**16)) and sum(map(len, parts)) <= MAX_BYTES:
         parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError
     return b"".join(parts)
 
 
-def _without(key: str, raw: bytes) -> bytes:
+def _without(key: str, said: str) -> str:
     """A server may repeat what it was sent."""
-    return raw.replace(key.encode(), b"(key)") if key else raw
+    return said.replace(key, "(key)") if len(key) >= SHORTEST_KEY else said
 
 
 def _refused(error: urllib.error.HTTPError, config: JudgeConfig, key: str, now: float) -> Trouble:
@@ -181,7 +240,8 @@ def _refused(error: urllib.error.HTTPError, config: JudgeConfig, key: str, now: 
         raw = error.read(2**16)
     except (HTTPException, OSError):
         raw = b""
-    said = _without(key, raw).decode("utf-8", errors="replace")[:500].strip() or "nothing said"  # first the key, then the cut
+    whole = raw.decode("utf-8", errors="replace").replace("\\/", "/")  # as some write a slash in JSON, in keys too
+    said = _without(key, whole)[:500].strip() or "nothing said"  # first the key, then the cut
     told = f"{config.base_url} refuses model {config.model!r} with status {error.code}: {said}"
     if error.code in (400, 413, 422):
         return Trouble("rejected", None, False, told)
@@ -198,11 +258,11 @@ def _seconds(header: str | None, now: float) -> float | None:
         pass
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
-def _read(raw: bytes) -> Reply | Trouble:
+def _read(raw: bytes, key: str) -> Reply | Trouble:
     try:
         answer = json.loads(raw)
         choice = answer["choices"][0]
@@ -219,4 +279,4 @@ def _read(raw: bytes) -> Reply | Trouble:
     if not text.strip() and reason not in UNREADABLE:
         return Trouble("empty", None, True)
     known = [count for count in counts if isinstance(count, int) and count >= 0]
-    return Reply(text, reason, sum(known) if len(known) == 2 else None)
+    return Reply(_without(key, text), _without(key, reason), sum(known) if len(known) == 2 else None)

@@ -60,8 +60,8 @@ def read_explanation(answer: str) -> str | None:
 
 
 def _said(answer: str) -> str:
-    """Without what some models think aloud before it."""
-    return re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
+    """Without what some models think aloud before it; many a chat template has begun that for them, so that it only ends here."""
+    return answer.rpartition("</think>")[2]
 
 
 def read_simulation(answer: str, lengths: Sequence[int]) -> list[list[int] | None]:

@@ -103,20 +103,28 @@ def _part(place: Place, study: Study, name: str) -> Part:
         run = artefact.read_run(folder, study.kind)
     except StoreError:
         return found._replace(note=f"Not there; made by: {study.made_by}")
-    if study.of_all:
-        stale = not any(path.endswith(f"{name}/dictionary") for path in run.parents)
-    else:
-        stale = artefact.digest(place.dictionary) not in run.parents.values()
+    stale = _origins(place, study).isdisjoint(run.parents.values())
     if stale and study.of_all:
-        return found._replace(note=f"{name} is not among those compared; made by: {study.made_by}")
+        return found._replace(note=f"{name} as it is now is not among those compared; made by: {study.made_by}")
     if stale:
         return found._replace(note=f"What lies in {study.folder} is not of this dictionary; made by: {study.made_by}")
     return found._replace(text=_text(folder), images=tuple(sorted(folder.glob("*.png"))))
 
 
+def _origins(place: Place, study: Study) -> set[str]:
+    """Digests of what a study of this very dictionary is made from: the dictionary, or, for the controls, its proxies."""
+    own, proxies = artefact.digest(place.dictionary), place.reports / "proxies"
+    if study.folder != "controls":
+        return {own}
+    try:
+        return {artefact.digest(proxies)} if own in artefact.read_run(proxies, "proxies").parents.values() else set()
+    except StoreError:
+        return set()
+
+
 def _text(folder: Path) -> str:
     file = folder / artefact.TOLD
-    return file.read_text(encoding="utf-8").rstrip("\n") if file.is_file() else ""
+    return file.read_text(encoding="utf-8", errors="replace").rstrip("\n") if file.is_file() else ""
 
 
 def _leaves(metrics: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ def test_statistics_are_those_of_loops(made):
     tokens, *units = made
     for x in units:
         sums = sums_by_context(tokens, x, N_CONTEXTS)
-        assert sums.shape == (N_CONTEXTS, 12)
+        assert sums.shape == (N_CONTEXTS, 13)
         np.testing.assert_allclose(statistics(sums.sum(0)), by_hand(tokens, x), rtol=1e-12)
 
 
@@ -72,3 +72,19 @@ def test_what_is_undefined_is_none_of_both(made):
     assert found.interval(1, "specificity").value is None
     assert found.above(0, 1, "specificity") is None
     assert found.interval(1, "sensitivity").value == 0
+
+
+def test_masses_are_of_activations_above_0(made):
+    """A GELU's negative ones are many, and would cancel the others: such a share might be 5, or -3."""
+    tokens, good, _ = made
+    below = np.where(good > 0, good, -0.17).astype(np.float32)
+    mass = STATISTICS.index("specificity")
+    found, same = (statistics(sums_by_context(tokens, x, N_CONTEXTS).sum(0))[mass] for x in (below, good))
+    assert found == same
+
+
+def test_of_few_contexts_nothing_is_above(made):
+    """Five that agree are no 97.5 %, though all their resamplings agree."""
+    tokens, good, bad = made
+    units = [sums_by_context(tokens, x, N_CONTEXTS)[:5] for x in (good, bad)]
+    assert agreement(units, 50, seed=1).above(0, 1, "pearson") is None

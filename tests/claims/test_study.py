@@ -197,6 +197,33 @@ def test_of_one_transformer_its_neurons_are_no_control(made):
     assert len(found.claim("universal").figures) == 2
 
 
+def test_what_is_written_is_in_no_kind_of_document(made):
+    """Whatever the number of the kind: kinds are counted from 0, and what is written has none."""
+    tokens, side, _ = made
+    for kind in ("kind0", "kind1"):
+        config = ClaimsConfig(**{**vars(CONFIG), "own": {"kind": {"kinds": [kind]}}, "n_continuations": 6})
+        (found,) = study(tokens, side, config)
+        pinned = figure(found, "causal", 3)
+        assert (pinned.name, pinned.value.value, pinned.holds) == ("share of what is written, pinned", None, None)
+
+
+def test_a_single_context_has_no_shuffled_control(made):
+    tokens, side, other = made
+    config = ClaimsConfig(**{**vars(CONFIG), "n_tokens": 16, "own": {"low": {"pattern": "<[1-9]>|<[12]."}}})
+    (found,) = study(tokens, side, config, other)
+    first = figure(found, "universal")
+    assert first.value.value is not None
+    assert (first.control.value, first.holds) == (None, None)
+    assert figure(found, "sensitive").holds is None
+
+
+@pytest.mark.parametrize(("id", "neurons"), [("A/1", "A"), ("data/A/1", "data/A"), ("../A/sweep/wide/", "../A")])
+def test_the_neuron_is_the_transformer_s(made, id, neurons):
+    tokens, side, _ = made
+    (found,) = study(tokens, side._replace(id=id), ClaimsConfig(**{**vars(CONFIG), "own": {"teens": {"pattern": "<1[0-4]>"}}}))
+    assert found.neuron.rpartition("/")[0] == f"{neurons}/neurons"
+
+
 def test_all_is_said(made, studies):
     for found in studies:
         assert [claim.name for claim in found.claims] == list(CLAIMS)
@@ -222,6 +249,13 @@ def test_what_cannot_be_studied_is_refused(made, tmp_path):
     tokens, side, _ = made
     with pytest.raises(ConfigError, match="no unit varies with the hypothesis 'never'"):
         study(tokens, side, ClaimsConfig(**{**vars(CONFIG), "own": {"never": {"pattern": "nowhere"}}}))
+    with pytest.raises(ConfigError, match="or nothing else"):
+        study(tokens, side, ClaimsConfig(**{**vars(CONFIG), "own": {"all": {"pattern": "<"}}}))
+    few = ClaimsConfig(**{**vars(CONFIG), "n_tokens": 16})
+    with pytest.raises(ConfigError, match=r"of the 15 tokens on which it is tried none is of the hypothesis 'two'.*--tokens"):
+        study(tokens, side, ClaimsConfig(**{**vars(few), "own": {"two": {"pattern": "<11>|<12>"}}}))
+    with pytest.raises(ConfigError, match="A/1 is the dictionary of A/1 itself"):
+        study(tokens, side, CONFIG, side)
     with pytest.raises(CorpusError, match="a study takes two at least"):
         study(make_tokens(tmp_path / "one", n_heldout=1), side, CONFIG)
     with pytest.raises(ConfigError, match="no hypothesis 'klingon'"):

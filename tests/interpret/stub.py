@@ -73,6 +73,12 @@ class _Handler(BaseHTTPRequestHandler):
             while not self.server.closing.wait(0.05):
                 self.wfile.write(b" ")
             return
+        if fault in ("drip head", "drip refusal", "on and on"):
+            self._raw(fault)
+            return
+        if fault == "redirect nowhere":
+            self._send(302, b"", {"Location": "http://[no/"})
+            return
         if fault == "redirect":
             self._send(302, b"", {"Location": self.server.url + "/elsewhere"})
             return
@@ -83,6 +89,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(status, echoed, {} if after is None else {"Retry-After": after})
             return
         self._send(200, self._chat(fault, body), {})
+
+    def _raw(self, fault):
+        """Bytes that never come to an end: of a header, of what a refusal says, of answers that announce another."""
+        begins = {"drip head": b"HTTP/1.1 200 OK\r\nX: ", "drip refusal": b"HTTP/1.1 400 No\r\nContent-Length: 500\r\n\r\n"}
+        self.wfile.write(begins.get(fault, b""))
+        while not self.server.closing.wait(0.05):
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" if fault == "on and on" else b"x")
 
     def _chat(self, fault, body):
         """The answer, spoilt as `fault` says."""
@@ -102,7 +115,10 @@ class _Handler(BaseHTTPRequestHandler):
             message["content"] = self.headers.get("Authorization")
         if fault == "no_choices":
             answer["choices"] = []
-        return b"{not json" if fault == "bad_json" else json.dumps(answer).encode()
+        content = json.dumps(answer)
+        if fault == "echo":
+            content = content.replace("/", "\\/")  # as PHP writes it
+        return b"{not json" if fault == "bad_json" else content.encode()
 
     def _send(self, status, content, headers, *, length=None):
         self.send_response(status)

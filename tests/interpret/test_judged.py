@@ -208,7 +208,8 @@ def test_answers_are_read_strictly():
     assert prompts.read_explanation("EXPLANATION: a\nEXPLANATION:  tea \n") == "tea"
     assert prompts.read_explanation("EXPLANATION:\nnothing") is None
     assert prompts.read_explanation("<think>EXPLANATION: {no}\n</think>\n**EXPLANATION:** tea {x}") == "tea {x}"
-    assert prompts.read_detection('<think>{"1": 0}\n</think>```json\n{"1": 1}\n```', 1) == [1]
+    for begun in ("<think>", ""):  # by the server's template, in the prompt
+        assert prompts.read_detection(begun + '{"1": 0}\n</think>```json\n{"1": 1}\n```', 1) == [1]
 
 
 def test_a_changed_prompt_has_another_version():

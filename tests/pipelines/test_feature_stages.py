@@ -136,6 +136,16 @@ def test_shares_are_merged_by_the_stage_itself(project, capsys):
     assert not (project / "data/A/1/features.parts").exists()
 
 
+def test_what_a_killed_share_leaves_is_no_share(project):
+    """A share that was killed while it was written, or while it took the place of an older one."""
+    features.main(Stage("features", PARAMS), Share(0, 2))
+    parts = project / "data/A/1/features.parts"
+    for name in ("1-of-2.partial", "0-of-2.old.partial", "0-of-7.partial"):
+        shutil.copytree(parts / "0-of-2", parts / name)
+    features.main(Stage("features", PARAMS))
+    assert FeatureTable.open("data/A/1/features").run.facts["n_features"] == 24
+
+
 def test_features_beside_another_dictionary(project):
     """B/1 is A/1 itself under another name: every feature finds itself there."""
     for name in ("transformer", "1/dictionary"):

@@ -67,7 +67,7 @@ def test_what_is_of_another_dictionary_is_left_out(place):
         assert "of an older one" not in text
         assert "of others" not in text
         assert "is not of this dictionary" in text
-        assert "A/1 is not among those compared" in text
+        assert "A/1 as it is now is not among those compared" in text
 
 
 def test_made_twice_it_is_the_same(place):
@@ -101,3 +101,29 @@ def test_the_command_and_its_errors(place):
     (place.features / "run.json").unlink()
     with pytest.raises(StoreError):
         report(place)
+
+
+def test_what_is_shared_is_of_this_very_dictionary(place):
+    """Not of one of the same name that was made before, nor of one whose name ends alike."""
+    for parents in ({"data/A/1/dictionary": "0" * 64}, {"data/AA/1/dictionary": "0" * 64}):
+        leave(place, "splitting", "splitting", "0.123", parents)
+        for text in texts(place):
+            assert "0.123" not in text
+            assert "A/1 as it is now is not among those compared" in text
+
+
+def test_the_controls_are_made_from_proxies(place):
+    """Whose own parent is the dictionary: `pipelines.controls`."""
+    leave(place, "proxies", "proxies", "proxies of A/1")
+    made_from = {"reports/proxies": artefact.digest(place.reports / "proxies"), "reports/S-0/proxies": "1" * 64}
+    leave(place, "controls", "controls", "beside shuffled weights", made_from)
+    assert all("beside shuffled weights" in text for text in texts(place))
+    leave(place, "proxies", "proxies", "of another", {"data/A/1/dictionary": "0" * 64})
+    leave(place, "controls", "controls", "stale", {"reports/proxies": artefact.digest(place.reports / "proxies")})
+    assert not any("stale" in text for text in texts(place))
+
+
+def test_words_that_are_no_text_are_shown_as_far_as_they_are(place):
+    leave(place, "claims", "claims", "x")
+    (place.reports / "claims" / artefact.TOLD).write_bytes(b"before \xff after")
+    assert all("before \ufffd after" in text for text in texts(place))
