@@ -31,7 +31,7 @@ class Figure(NamedTuple):
     name: str
     value: Interval
     control_name: str
-    """What the control is."""
+    """What the control is; empty where there is none."""
     control: Interval
     holds: bool | None
     """Whether the value is beyond the control as the claim wants it; None where it decides nothing, or is undefined."""
@@ -104,7 +104,6 @@ class Study:
             lines.append(f"{claim.name}: {claim.verdict}{f' ({claim.missing})' if claim.missing else ''}")
             for figure in claim.figures:
                 mark = {True: "yes", False: "no", None: ""}[figure.holds]
-                lines.append(
-                    f"  {figure.name:<58} {figure.value!s:<26} {figure.control_name}: {figure.control!s:<24} {mark}".rstrip()
-                )
+                beside = f"{figure.control_name}: {figure.control}" if figure.control_name else ""
+                lines.append(f"  {figure.name:<58} {figure.value!s:<26} {beside:<70} {mark}".rstrip())
         return "\n".join(lines)
