@@ -33,7 +33,7 @@ def main(stage: Stage) -> None:
         if config.dictionaries:
             source, dictionaries = open_several(config.dictionaries, device=str(stage.device))
             found = find_splitting(source, dictionaries, TokenStore.open(stage.tokens), config)
-            layout = stacked_layout([dictionary for _, dictionary in dictionaries], config.layout, config.seed)
+            layout = stacked_layout([dictionary for _, dictionary in dictionaries], found.counted, config.layout, config.seed)
             words = written(found, layout, dictionaries, config, stage.all_reports, draft.path)
         below = [f"{name}: {tree['id']} has {tree['n_below']:,} below it" for name, tree in words["trees"].items()]
         draft.tell("\n".join([*(told(row) for row in words["sizes"]), *below]))

@@ -65,7 +65,8 @@ def draw_map(path: Path, found: Splitting, layout: Layout, first: np.ndarray) ->
     if axes[0, 1].get_legend_handles_labels()[0]:
         axes[0, 1].legend(frameon=False, fontsize=8)
     clustered = layout.cluster is not None and f", {layout.cluster.max() + 1:,} clusters"
-    title = f"All {len(layout.place):,} dictionary vectors{clustered or ''}"
+    n_shown = sum(len(each) for each in found.counted)
+    title = f"{n_shown:,} of {len(layout.place):,} dictionary vectors: of the features that fire{clustered or ''}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     save(figure, path)
 

@@ -38,10 +38,20 @@ def layout_of(rows: Float[Tensor, "row width"], kind: str, seed: int, largest: i
     return Layout(place=place, cluster=clusters(embed(points, 10, 0.1, seed)), kind="UMAP")
 
 
-def stacked_layout(dictionaries: Sequence[Dictionary], kind: str, seed: int) -> Layout:
-    """Of the dictionary vectors of all of them, one below the other."""
-    rows = torch.cat([dictionary.W_dec.float().cpu() for dictionary in dictionaries])
-    return layout_of(rows, kind, seed, max(dictionary.n_features for dictionary in dictionaries))
+def stacked_layout(
+    dictionaries: Sequence[Dictionary], counted: Sequence[Int[ndarray, " _"]], kind: str, seed: int
+) -> Layout:
+    """Of the dictionary vectors of all of them, one below the other; by the features `counted` of each alone, and all others are
+    nowhere (NaN, cluster -1): vectors of thousands of dead features, left where they began, would make the map's first axis."""
+    first = np.cumsum([0, *(dictionary.n_features for dictionary in dictionaries)])
+    chosen = np.concatenate([begin + each for begin, each in zip(first[:-1], counted, strict=True)])
+    rows = torch.cat([dictionary.W_dec.float().cpu() for dictionary in dictionaries])[torch.from_numpy(chosen)]
+    found = layout_of(rows, kind, seed, max(dictionary.n_features for dictionary in dictionaries))
+    place, cluster = np.full((first[-1], 2), np.nan), np.full(first[-1], -1)
+    place[chosen] = found.place
+    if found.cluster is not None:
+        cluster[chosen] = found.cluster
+    return Layout(place=place, cluster=None if found.cluster is None else cluster, kind=found.kind)
 
 
 def principal(rows: Float[Tensor, "row width"]) -> tuple[Float[ndarray, "row 2"], float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from sae.chance import generator
@@ -77,6 +77,11 @@ class Splitting:
     text: Text
     vocabulary: list[bytes]
     least: float
+
+    @property
+    def counted(self) -> list[Int[ndarray, " _"]]:
+        """Of each dictionary the features that fire often enough."""
+        return [self.sizes[0].counted[0], *(sizes.counted[1] for sizes in self.sizes)]
 
     def tokens(self, level: int, feature: int) -> list[str]:
         """Those with the most of a feature's activation, summed over the text."""

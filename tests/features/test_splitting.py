@@ -9,7 +9,7 @@ import torch
 from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError, CorpusError
 from sae.features import masked
-from sae.features.layout import layout_of, neighbour_distances, principal
+from sae.features.layout import layout_of, neighbour_distances, principal, stacked_layout
 from sae.features.splitting import SplittingConfig, find_splitting, summary
 from sae.features.tree import largest_trees, tree_of
 from tests.features.toy import dense, random_dictionary
@@ -175,3 +175,14 @@ def test_what_cannot_be_done_says_so(toy, found):
         SplittingConfig(dictionaries=["A/1"])
     with pytest.raises(ConfigError, match="'layout' = 'tsne'"):
         SplittingConfig(layout="tsne")
+
+
+def test_dead_features_are_nowhere_on_the_map_and_move_no_other():
+    narrow, wide = random_dictionary(20, seed=1), random_dictionary(30, seed=2)
+    wide.W_dec[:10] = 1.0  # all alike, as a cloud of dead ones is
+    counted = [np.arange(20), np.arange(10, 30)]
+    found = stacked_layout([narrow, wide], counted, "pca", 0)
+    assert found.place.shape == (50, 2)
+    assert np.isnan(found.place[20:30]).all()
+    expected = layout_of(torch.cat([narrow.W_dec, wide.W_dec[10:]]), "pca", 0, 30).place
+    np.testing.assert_array_equal(np.delete(found.place, np.arange(20, 30), axis=0), expected)
