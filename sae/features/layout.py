@@ -38,9 +38,7 @@ def layout_of(rows: Float[Tensor, "row width"], kind: str, seed: int, largest: i
     return Layout(place=place, cluster=clusters(embed(points, 10, 0.1, seed)), kind="UMAP")
 
 
-def stacked_layout(
-    dictionaries: Sequence[Dictionary], counted: Sequence[Int[ndarray, " _"]], kind: str, seed: int
-) -> Layout:
+def stacked_layout(dictionaries: Sequence[Dictionary], counted: Sequence[Int[ndarray, " _"]], kind: str, seed: int) -> Layout:
     """Of the dictionary vectors of all of them, one below the other; by the features `counted` of each alone, and all others are
     nowhere (NaN, cluster -1): vectors of thousands of dead features, left where they began, would make the map's first axis."""
     first = np.cumsum([0, *(dictionary.n_features for dictionary in dictionaries)])

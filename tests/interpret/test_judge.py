@@ -198,7 +198,7 @@ def test_the_budget_counts_what_is_in_flight(tmp_path):
     """Three at once, of which only two fit by their bounds: the third is never sent."""
     with Stub(lambda _: "tea") as stub:
         stub.barrier = threading.Barrier(2)
-        judge = judge_of(stub, tmp_path, token_budget=300, concurrency=3)
+        judge = judge_of(stub, tmp_path, token_budget=300, concurrency=3, timeout=60.0)
         with ThreadPoolExecutor(3) as pool:
             done = [pool.submit(ask, judge, text) for text in "abc"]
         assert sorted(type(future.exception()).__name__ for future in done) == ["BudgetError", "NoneType", "NoneType"]

@@ -122,6 +122,7 @@ def test_with_a_judge_its_scores_stand_beside_and_a_second_run_asks_nothing(proj
     assert not [path for path, content in contents(project).items() if KEY.encode() in content]
 
 
+@pytest.mark.slow
 def test_the_command(project):
     def run(*args):
         return CliRunner().invoke(app, ["interpret", *args, "--tokens", "1900"])

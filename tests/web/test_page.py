@@ -19,7 +19,10 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync", "--window-size=1280,900", "--virtual-time-budget=30000"),
 )
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
+]
 
 
 @pytest.fixture(scope="module")
