@@ -12,8 +12,7 @@ from sae import artefact
 from sae.claims.config import ClaimsConfig
 from sae.claims.figures import Study
 from sae.claims.study import study
-from sae.dictionary.disk import dictionary_path
-from sae.library import Place, open_sides
+from sae.library import made_from, open_sides
 from sae.storage.tokens import TokenStore
 
 SHOWN = (
@@ -31,9 +30,7 @@ def main(stage: Stage) -> None:
     first, second = stage.dictionary_id, config.other or stage.dictionary_id
     side, other = open_sides(first, second, device=str(stage.device))
     studies = study(TokenStore.open(stage.tokens), side, config, other if config.other else None)
-    places = [Place(dictionary=dictionary_path(name)) for name in (first, second)]
-    made_from = {stage.tokens, *(path for place in places for path in (place.dictionary, place.transformer))}
-    run = stage.run("claims", config, id=first, parents=tuple(sorted(made_from)))
+    run = stage.run("claims", config, id=first, parents=made_from(stage.tokens, (first, second)))
     with artefact.writing(stage.reports / "claims", run) as draft:
         draft.tell("\n\n".join(str(each) for each in studies))
         plot(draft.path / "claims.png", studies)

@@ -15,19 +15,16 @@ from pipelines.splitting_plots import draw_children, draw_map, draw_trees
 from sae import artefact
 from sae.chance import generator
 from sae.dictionary.base import Dictionary
-from sae.dictionary.disk import dictionary_path
 from sae.features.layout import Layout, neighbour_distances, stacked_layout
 from sae.features.splitting import Splitting, SplittingConfig, find_splitting, summary
 from sae.features.tree import Node, largest_trees, tree_of
-from sae.library import Place, open_several
+from sae.library import made_from, open_several
 from sae.storage.tokens import TokenStore
 
 
 def main(stage: Stage) -> None:
     config = stage.section("splitting", SplittingConfig)
-    places = [Place(dictionary=dictionary_path(name)) for name in config.dictionaries]
-    made_from = {stage.tokens, *(path for place in places for path in (place.dictionary, place.transformer))}
-    run = stage.run("splitting", config, parents=tuple(sorted(made_from)))
+    run = stage.run("splitting", config, parents=made_from(stage.tokens, config.dictionaries))
     words: dict[str, Any] = {"sizes": [], "trees": {}}
     with artefact.writing(stage.all_reports / "splitting", run) as draft:
         if config.dictionaries:

@@ -10,9 +10,8 @@ from pipelines.common import Stage, run_stage
 from pipelines.evaluate import rounded
 from pipelines.plots import FEATURE, MARK, NEURON, new_figure, save, write_csv
 from sae import artefact
-from sae.dictionary.disk import dictionary_path
 from sae.features.universality import Universality, UniversalityConfig, compare, told
-from sae.library import Place, open_sides
+from sae.library import made_from, open_sides
 from sae.storage.tokens import TokenStore
 
 COLORS = {"features": FEATURE, "neurons": NEURON}
@@ -23,9 +22,8 @@ def main(stage: Stage) -> None:
     tokens = TokenStore.open(stage.tokens)
     found: dict[str, dict[str, Any]] = {}
     lines = []
-    places = [Place(dictionary=dictionary_path(name)) for pair in config.pairs for name in pair]
-    made_from = {stage.tokens, *(path for place in places for path in (place.dictionary, place.transformer))}
-    run = stage.run("universality", config, parents=tuple(sorted(made_from)))
+    names = [name for pair in config.pairs for name in pair]
+    run = stage.run("universality", config, parents=made_from(stage.tokens, names))
     with artefact.writing(stage.all_reports / "universality", run) as draft:
         for first, second in config.pairs:
             universality = compare(*open_sides(first, second, device=str(stage.device)), tokens, config)

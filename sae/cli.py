@@ -105,9 +105,9 @@ def features(
 @app.command()
 def feature(id: FeatureId, root: Root = DATA) -> None:
     """What is known of one feature: how often it fires, on what, and what it makes more likely."""
-    from sae.library import load
+    from sae.library import load, split_id
 
-    name, index = _split_id(id)
+    name, index = split_id(id)
     typer.echo(str(load(name, root).feature(index)))
 
 
@@ -127,8 +127,9 @@ def steer(
     """Continue a text with one feature held at a value at every token, beside what is written without that."""
     from sae.features.steering import Steering
     from sae.features.steering import steer as steer_feature
+    from sae.library import split_id
 
-    name, index = _split_id(id)
+    name, index = split_id(id)
     if without and value is not None:
         raise ConfigError("--without holds the feature at 0 and --value elsewhere; give one of them")
     reader = _reader(name, root, device)
@@ -191,14 +192,6 @@ def sync(
 
     done = mirror.sync(log, offline=offline)
     typer.echo(f"{log}: sent {done.n_sent:,} of {done.n_rows:,} rows, the others were there; the W&B run: {done.where}")
-
-
-def _split_id(id: str) -> tuple[str, int]:
-    """A dictionary's name or path, and the number of one of its features."""
-    name, _, index = id.rstrip("/").rpartition("/")
-    if not name or not index.isdecimal():
-        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as A/1/3450")
-    return name, int(index)
 
 
 def _reader(name: str, root: Path, device: str) -> "Reader":

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from sae.errors import ConfigError
-
 FeatureId = Annotated[str, typer.Argument(help="A feature of the smallest dictionary, such as A/0/12.")]
 Larger = Annotated[list[str], typer.Argument(help="Larger dictionaries of the same transformer, the smaller first: A/1 A/2.")]
 
@@ -22,13 +20,11 @@ def tree(
     """The tree of one feature through larger dictionaries, with the masked cosine of each edge."""
     from sae.features.splitting import SplittingConfig, find_splitting
     from sae.features.tree import tree_of
-    from sae.library import locate, open_several
+    from sae.library import locate, open_several, split_id
     from sae.storage.tokens import TokenStore
 
-    name, _, index = id.rstrip("/").rpartition("/")
-    if not name or not index.isdecimal():
-        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as A/0/12")
+    name, index = split_id(id)
     config = SplittingConfig(n_tokens=tokens, least_cosine=least, dictionaries=[name, *larger])
     source, dictionaries = open_several(config.dictionaries, root, device)
     found = find_splitting(source, dictionaries, TokenStore.open(locate(name, root).tokens), config)
-    typer.echo("\n".join(tree_of(found, int(index)).lines()))
+    typer.echo("\n".join(tree_of(found, index).lines()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from sae import artefact
 from sae.dictionary.base import Dictionary, to_device
 from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
-from sae.errors import StoreError
+from sae.errors import ConfigError, StoreError
 from sae.features.feature import Feature
 from sae.features.side_by_side import Side
 from sae.features.table import FeatureTable
@@ -58,6 +58,20 @@ class Place:
 def locate(name: str | Path, root: str | Path = "data") -> Place:
     """The dictionary named as in the paper (`A/1` under `root`), or by the path of its folder. Raises `StoreError`."""
     return Place(dictionary=dictionary_path(name, root).resolve())
+
+
+def split_id(id: str) -> tuple[str, int]:
+    """A dictionary's name or path, and the number of one of its features. Raises `ConfigError` for an id that has none."""
+    name, _, index = id.rstrip("/").rpartition("/")
+    if not name or not index.isdecimal():
+        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as A/1/3450")
+    return name, int(index)
+
+
+def made_from(tokens: Path, names: Iterable[str]) -> tuple[Path, ...]:
+    """What a study of several dictionaries is made from: the token store, each dictionary and its transformer."""
+    places = [Place(dictionary=dictionary_path(name)) for name in names]
+    return tuple(sorted({tokens, *(path for place in places for path in (place.dictionary, place.transformer))}))
 
 
 def load(name: str | Path, root: str | Path = "data") -> Dictionary:

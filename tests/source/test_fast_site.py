@@ -177,6 +177,15 @@ def test_frozen_keys_are_those_of_the_weights_as_they_were(monkeypatch: pytest.M
     assert_near(source.frozen().activations_at(some_tokens(), positions), changed)
 
 
+def test_a_table_that_is_wrong_is_told_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, positions = source_at(bridge_of()), torch.arange(LENGTH).expand(3, -1)
+    right = FastForward.key_table
+    monkeypatch.setattr(FastForward, "key_table", lambda self: right(self)._replace(position=right(self).position * 1.5))
+    with pytest.warns(UserWarning, match="keys are multiplied, not looked up: their table gives something else here"):
+        frozen = source.frozen()
+    assert_near(frozen.activations_at(some_tokens(), positions), oracle(source, some_tokens()))
+
+
 def test_a_hook_closes_the_frozen_fast_path_too() -> None:
     source, positions = source_at(bridge_of()), torch.arange(LENGTH).expand(3, -1)
     frozen, seen = source.frozen(), []
