@@ -21,7 +21,8 @@ class Stub(ThreadingHTTPServer):
         self.seen, self.authorizations = [], []
         self.in_flight = self.most_in_flight = 0
         self.lock, self.closing = threading.Lock(), threading.Event()
-        self.barrier = None
+        self.hold = None
+        """Called while a request is in flight, before its answer."""
 
     @property
     def url(self):
@@ -52,8 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             fault = stub.faults.pop(0) if stub.faults else None
             stub.in_flight += 1
             stub.most_in_flight = max(stub.most_in_flight, stub.in_flight)
-        if stub.barrier is not None:
-            stub.barrier.wait(5)
+        if stub.hold is not None:
+            stub.hold()
         try:
             self._answer(fault, body)
         finally:
@@ -62,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, fault, body):
         if fault == "hang":
-            self.server.closing.wait(5)
+            self.server.closing.wait(60)
             return
         if fault == "truncated":  # the connection ends before what was promised
             content = self._chat(None, body)
