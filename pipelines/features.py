@@ -15,6 +15,7 @@ import numpy as np
 from pipelines.common import Stage, run_stage, stage_parser
 from sae import artefact
 from sae.dictionary.disk import dictionary_path, read_dictionary
+from sae.errors import ConfigError
 from sae.features.collect import Columns, Making
 from sae.features.config import FeaturesConfig
 from sae.features.part import Part, read
@@ -105,6 +106,8 @@ def other_side(stage: Stage, config: FeaturesConfig, source: ActivationSource) -
     if not config.other:
         return None, ()
     place = Place(dictionary=dictionary_path(config.other))
+    if place.dictionary.resolve() == stage.dictionary.resolve():
+        raise ConfigError(f"features.other = {config.other} is the dictionary itself, whose own features are compared anyway")
     check_same_tokens((stage.transformer, place.transformer), f"{stage.dictionary_id} and {config.other}")
     same = place.transformer == stage.transformer
     beside = source if same else load_source(place.transformer, stage.device)

@@ -28,10 +28,14 @@ def main(studied: str, docs: Path) -> None:
     if missing:
         raise StoreError(f"not all of {studied} is there ({', '.join(missing)}); run: make full")
     images = docs / "images" / "results"
-    shutil.rmtree(images, ignore_errors=True)
-    images.mkdir(parents=True)
+    draft = images.with_suffix(".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
     title = f"Results: what `make full` found, and of {studied} all that there is"
-    artefact.write_text(docs / "results.md", to_markdown(title, keep_images(parts, images, "images/results"), HOW))
+    text = to_markdown(title, keep_images(parts, draft, "images/results"), HOW)
+    shutil.rmtree(images, ignore_errors=True)
+    draft.rename(images)
+    artefact.write_text(docs / "results.md", text)
     print(f"results: {docs / 'results.md'}, {len(list(images.iterdir()))} pictures")
 
 

@@ -78,11 +78,22 @@ class Study:
         """One of `CLAIMS`."""
         return next(claim for claim in self.claims if claim.name == name)
 
+    @property
+    def caveat(self) -> str:
+        """What the verdicts are not: without `sensitive` this is the best feature, but not one for the hypothesis."""
+        if self.claim("sensitive").verdict != "does not hold":
+            return ""
+        return (
+            f"No feature agrees with the hypothesis better than a neuron does: {self.feature} is the best there is, and what "
+            "follows is true of it, not of a feature for the hypothesis."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         given = {key: value for key, value in vars(self).items() if key != "claims"}
         return {
             **given,
+            "caveat": self.caveat,
             "claims": {
                 claim.name: {
                     "verdict": claim.verdict,
@@ -100,6 +111,8 @@ class Study:
             f"{self.title}: {self.feature} fires on {self.n_active:,} of {self.n_tokens:,} held-out tokens, "
             f"{self.n_true:,} of them of the hypothesis; best neuron {self.neuron} (chosen on {self.n_chosen_on:,} other tokens)"
         ]
+        if self.caveat:
+            lines.append(self.caveat)
         for claim in self.claims:
             lines.append(f"{claim.name}: {claim.verdict}{f' ({claim.missing})' if claim.missing else ''}")
             for figure in claim.figures:

@@ -14,8 +14,7 @@ from jaxtyping import Float, Int, Integer
 from numpy import ndarray
 from torch import Tensor
 
-from sae.features.examples import scramble
-from sae.features.firings import BYTES_EACH, Firings
+from sae.features.firings import Firings
 from sae.features.passes import batches
 from sae.kernels.native_ablation import loss_changes
 from sae.kernels.threads import for_blocks
@@ -24,12 +23,10 @@ from sae.source.readout import Readout
 from sae.source.site import ActivationSource
 from sae.storage.tokens import Split
 
-SAMPLED = 64
-"""Firings of each feature that are ablated where the features' logit weights are too many to be held."""
 BLOCK = 512
 """Pairs that a thread does at a time."""
 MOST_LOGITS = 2**24
-"""Entries [pair, vocab] at a time, where logits are multiplied out."""
+"""Entries [pair, vocab] at a time, where logits are multiplied out: on a GPU."""
 
 
 class Pairs(NamedTuple):
@@ -38,6 +35,12 @@ class Pairs(NamedTuple):
     token: Int[ndarray, " pair"]
     feature: Integer[ndarray, " pair"]
     value: Float[ndarray, " pair"]
+
+    def of(self, features: slice) -> "Pairs":
+        """Those of some features, which are counted from 0 on."""
+        chosen = (self.feature >= features.start) & (self.feature < features.stop)
+        here = Pairs(*(part[chosen] for part in self))
+        return here._replace(feature=here.feature - here.feature.dtype.type(features.start))
 
 
 class Rows(NamedTuple):
@@ -55,23 +58,28 @@ def ablation_columns(
 ) -> dict[str, ndarray]:
     """The table's ablation columns, from the `firings` of a pass over the first contexts of `split`.
 
-    Of every firing where `memory` (bytes) holds them, 40 bytes each, and the logit weights of all features, n_features · n_vocab
-    float32, or the device is a GPU; else of at most `SAMPLED` of each feature, drawn at random. NaN, and counts of 0, where the
-    site does not lie in the last layer: there a change at one position has effects at others (`interventions.ablation_effect`).
+    Of every firing, of as many features at a time as `memory` (bytes) holds what they write to the residual stream and, on a CPU,
+    their logit weights, 4 bytes for each of d_model twice and of the vocabulary; the text is read once for each lot. NaN, and
+    counts of 0, where the site does not lie in the last layer: there a change at one position has effects at others
+    (`interventions.ablation_effect`).
     """
     readout, n_features = source.readout(), firings.n_features
     if readout is None:
         return unmeasured(n_features)
-    fits = n_features * source.n_vocab * 4 + len(firings.token) * BYTES_EACH <= memory
     on_cpu = torch.device(source.device).type == "cpu"
-    pairs = pairs_of(firings, split.context_length, None if fits or not on_cpu else SAMPLED)
-    u = readout.centre(W_dec.float() @ readout.W_out)
-    v = u @ readout.W_U if fits and on_cpu else None
-    changes = changes_of(source, readout, split, pairs, u, v, contexts_per_batch)
-    n = np.bincount(pairs.feature, minlength=n_features)
-    total = np.bincount(pairs.feature, changes, minlength=n_features)
+    size = max(1, memory // (4 * (2 * len(readout.W_U) + (source.n_vocab if on_cpu else 0))))
+    pairs = pairs_of(firings, split.context_length)
+    n, total = np.zeros(n_features, np.int64), np.zeros(n_features)
+    for begin in range(0, n_features, size):
+        lot = slice(begin, min(begin + size, n_features))
+        here = pairs.of(lot)
+        u = readout.centre(W_dec[lot].float() @ readout.W_out)
+        v = u @ readout.W_U if on_cpu else None
+        changes = changes_of(source, readout, split, here, u, v, contexts_per_batch)
+        n[lot] = np.bincount(here.feature, minlength=len(u))
+        total[lot] = np.bincount(here.feature, changes, minlength=len(u))
     mean = np.divide(total, n, out=np.full(n_features, np.nan), where=n > 0)
-    return {"ablation_loss": mean.astype(np.float32), "n_ablated": n.astype(np.int64)}
+    return {"ablation_loss": mean.astype(np.float32), "n_ablated": n}
 
 
 def unmeasured(n_features: int) -> dict[str, ndarray]:
@@ -97,14 +105,9 @@ def changes_of(
     return changes
 
 
-def pairs_of(firings: Firings, context_length: int, at_most: int | None) -> Pairs:
-    """By token; of each feature `at_most` drawn at random, the same whatever batches they are read in."""
+def pairs_of(firings: Firings, context_length: int) -> Pairs:
+    """All of them, by token."""
     chosen = np.flatnonzero((firings.token + 1) % context_length != 0)
-    if at_most is not None:
-        feature = firings.feature[chosen].astype(np.int64)
-        order = np.lexsort((scramble(firings.token[chosen] + feature * 2**32, 0, 0), feature))
-        rank = np.arange(len(order)) - np.searchsorted(feature, feature)
-        chosen = chosen[order[rank < at_most]]
     chosen = chosen[np.argsort(firings.token[chosen], kind="stable")]
     return Pairs(firings.token[chosen], firings.feature[chosen], firings.value[chosen])
 

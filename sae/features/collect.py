@@ -11,9 +11,10 @@ from numpy import ndarray
 from sae.accumulate import Moments
 from sae.dictionary.base import Dictionary
 from sae.features.ablations import ablation_columns, unmeasured
+from sae.features.budget import Budget
 from sae.features.config import FeaturesConfig
 from sae.features.examples import example_columns
-from sae.features.firings import Firings, interval_of
+from sae.features.firings import BYTES_EACH, Firings, interval_of
 from sae.features.logits import allowed_tokens, logit_columns, mean_inverse_scale
 from sae.features.neurons import neuron_columns
 from sae.features.part import Part, merge, read
@@ -25,8 +26,6 @@ from sae.provenance import Run
 from sae.source.site import ActivationSource
 from sae.storage.tokens import NO_DOCUMENT, Contexts, TokenStore
 
-BLOCK_FEATURES = 4096
-"""Whose columns are made at a time: 40 MB, mostly examples. A multiple of the table's chunks, and of the logits' blocks."""
 Columns = dict[str, ndarray]
 
 
@@ -67,6 +66,7 @@ class Making:
     ):
         self.source, self.dictionary, self.config = source, dictionary, config
         self.split = tokens.split("heldout")
+        self.budget = Budget.of(config, dictionary.n_features, dictionary.d_mlp)
         self.part = merge(parts, config) if parts else read(source, dictionary, tokens, config, other=other)
         self.contexts = self.split[0 : self.part.limit]
         self.allowed = allowed_tokens(tokens, config.logit_min_count, source.n_vocab)
@@ -86,15 +86,14 @@ class Making:
     @torch.no_grad()
     def blocks(self) -> Iterator[Columns]:
         """All columns of some features after the others."""
-        part, n_features = self.part, self.dictionary.n_features
+        part = self.part
         ablation = self._ablation()
         sizes = self.contexts.tokens.size, part.n_tokens
         own, other = Partners.of(part.firings, *sizes), Partners.of(part.other, *sizes) if part.other else None
-        for first in range(0, n_features, BLOCK_FEATURES):
-            features = slice(first, min(first + BLOCK_FEATURES, n_features))
+        for features in self.budget.blocks(self.config, self.dictionary.n_features, self.dictionary.d_mlp):
             firings = part.firings.block(features)
             columns = self._of_firings(firings, features)
-            columns |= partner_columns("feature", firings, own, own=first)
+            columns |= partner_columns("feature", firings, own, own=features.start)
             columns |= partner_columns("other", firings, other, own=None) if other else no_partners("other", firings.n_features)
             columns |= self._of_weights(features)
             columns |= {name: values[features] for name, values in ablation.items()}
@@ -119,15 +118,16 @@ class Making:
         }
 
     def _ablation(self) -> Columns:
-        """Of all features: each context is read once."""
+        """Of all features, within what is left of the memory."""
         if not self.config.ablation:
             return unmeasured(self.dictionary.n_features)
+        n_firings = len(self.part.firings.token) + (len(self.part.other.token) if self.part.other else 0)
         return ablation_columns(
             self.source,
             self.dictionary.W_dec,
             self.split,
             self.part.firings,
-            memory=self.config.memory_bytes,
+            memory=self.budget.total - self.budget.sums - n_firings * BYTES_EACH,
             contexts_per_batch=self.config.contexts_per_batch,
         )
 

@@ -32,9 +32,9 @@ class FeaturesConfig:
     """Another dictionary over the same tokens, such as A/0 or B/1, of which each feature's most correlated ones are found; "" for
     none. It must be there before this stage runs: DVC does not know of it."""
     memory_mb: int = 2048
-    """Memory for the pass, beside the transformer and the dictionary. 40 bytes for each activation above 0, of which 2048 are
-    enough for an L0 of 150 at 262,144 tokens; at most a quarter of it for sums with neurons: where those of all features, 8 bytes
-    for each neuron, do not fit, the contexts are read again for the others."""
+    """Memory for the pass, beside the transformer and the dictionary (`budget.py` divides it). 40 bytes for each activation above
+    0, of which 2048 are enough for an L0 of 150 at 262,144 tokens; at most a quarter of it for sums with neurons: where those of
+    all features, 8 bytes for each neuron, do not fit, the contexts are read again for the others."""
     seed: int = 0
     """Of the draw from intervals."""
 
@@ -48,10 +48,6 @@ class FeaturesConfig:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must not be negative")
         if self.n_intervals > 127:
             raise ConfigError(f"'n_intervals' = {self.n_intervals}: at most 127")
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.memory_mb * 2**20
 
     @property
     def choice(self) -> Choice:

@@ -14,6 +14,7 @@ import torch
 from sae.accumulate import Moments
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError
+from sae.features.budget import Budget
 from sae.features.config import FeaturesConfig
 from sae.features.firings import Firings, FiringsReader, check_budget, merged_firings
 from sae.features.passes import Batch, batches, contexts_of_share, encode, kept_rows, n_contexts
@@ -26,8 +27,6 @@ from sae.storage.share import Share
 from sae.storage.tokens import Split, TokenStore
 
 WHOLE = Share(0, 1)
-MOST_ENTRIES = 2**24
-"""Entries [row, feature] that are encoded at a time: 64 MiB. All of a batch at 4,096 features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +66,10 @@ def read(
     limit = n_contexts(split, config.n_tokens)
     contexts = contexts_of_share(source, split, limit, config.contexts_per_batch, share)
     shift = first_mean(source, split, limit, config)
-    products = NeuronProducts(n_held(config, dictionary.n_features, dictionary.d_mlp), dictionary.d_mlp, split.context_length)
-    budget = config.memory_bytes - products.total.nbytes
-    reader = FiringsReader(dictionary.n_features, budget)
-    beside = FiringsReader(other.dictionary.n_features, budget) if other else None
+    budget = Budget.of(config, dictionary.n_features, dictionary.d_mlp)
+    products = NeuronProducts(budget.n_held, dictionary.d_mlp, split.context_length)
+    reader = FiringsReader(dictionary.n_features, budget.firings)
+    beside = FiringsReader(other.dictionary.n_features, budget.firings) if other else None
     neurons = Moments.zeros(dictionary.d_mlp, source.device)
 
     def centred_rows(label: str) -> Iterator[tuple[Batch, Rows, Rows]]:
@@ -81,13 +80,14 @@ def read(
     for batch, rows, centred in centred_rows("features"):
         place = np.flatnonzero(batch.keep.flatten().cpu().numpy()) + batch.first * split.context_length
         done = (batch.first + len(batch.tokens) - contexts.start) / len(contexts)
-        active = fired(dictionary, rows)
+        active = fired(dictionary, rows, budget.entries)
         reader.add(active, place, fraction_read=done)
         products.add(batch, centred, *(part.cpu().numpy() for part in (active.unit, active.row, active.value)))
         neurons.add(centred)
         if other and beside:
             seen = rows if other.source is source else kept_rows(other.source.activations(batch.tokens), batch)
-            beside.add(fired(other.dictionary, seen), place, fraction_read=done)
+            beside.add(fired(other.dictionary, seen, budget.entries), place, fraction_read=done)
+            check_budget(reader.n_firings + beside.n_firings, budget.firings, done, "features")
     products.firings = reader.result()
     products.reread = lambda: ((batch, centred) for batch, _, centred in centred_rows("features, neurons"))
     return Part(
@@ -120,14 +120,9 @@ def first_mean(source: ActivationSource, split: Split, limit: int, config: Featu
     return kept_rows(source.activations(batch.tokens), batch).mean(0)
 
 
-def n_held(config: FeaturesConfig, n_features: int, d_mlp: int) -> int:
-    """Features whose products with all neurons take at most a quarter of the memory. For others there are further passes."""
-    return max(1, min(n_features, config.memory_bytes // 4 // (8 * d_mlp)))
-
-
-def fired(dictionary: Dictionary, rows: Rows) -> Active:
-    """What fires on some rows, by row, encoded so many at a time that a wide dictionary does not fill the memory."""
-    parts, n_rows = [], max(1, MOST_ENTRIES // dictionary.n_features)
+def fired(dictionary: Dictionary, rows: Rows, n_entries: int) -> Active:
+    """What fires on some rows, by row; about `n_entries` entries [row, feature] are encoded at a time."""
+    parts, n_rows = [], max(1, n_entries // dictionary.n_features)
     for first in range(0, len(rows), n_rows):
         active = active_entries(encode(dictionary, rows[first : first + n_rows]))
         parts.append(active._replace(row=active.row + first))
@@ -148,9 +143,9 @@ def merge(parts: Sequence[Part], config: FeaturesConfig) -> Part:
         raise ConfigError(f"shares are missing: they end at context {end:,} of {limit:,}; read the others too")
     if len(parts) == 1:
         return parts[0]
-    for firings in ([part.firings for part in parts], [part.other for part in parts if part.other]):
-        check_budget(sum(len(each.token) for each in firings), config.memory_bytes, 1.0, "features")
     others = [part.other for part in parts if part.other is not None]
+    n_firings = sum(len(firings.token) for firings in (*(part.firings for part in parts), *others))
+    check_budget(n_firings, Budget.of(config, parts[0].firings.n_features, len(parts[0].neurons.total)).firings, 1.0, "features")
     neurons = parts[0].neurons
     for part in parts[1:]:
         neurons = neurons.merge(part.neurons)

@@ -3,48 +3,65 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
-from sae.accumulate import Moments
-from sae.features.correlations import NONE, OUT, ByToken, by_token, feature_blocks, moments
+from sae.features.correlations import NONE, OUT, ByToken, by_token, moments
 from sae.features.firings import Firings
 from sae.features.table import N_PARTNERS
+from sae.kernels.native_partners import best_partners
+from sae.kernels.threads import for_blocks
+from sae.metrics.similarity import spread
+
+THREAD_FEATURES = 64
+"""That one thread takes at a time."""
+
+
+class Scale(NamedTuple):
+    """Of every feature, over the tokens that count."""
+
+    total: Float[ndarray, " feature"]
+    spread: Float[ndarray, " feature"]
+    """Square root of the squared deviation."""
+
+    @classmethod
+    def of(cls, firings: Firings, n_tokens: int) -> "Scale":
+        sums = moments(firings, n_tokens)
+        return cls(sums.total.numpy(), spread(sums).numpy())
 
 
 class Partners(NamedTuple):
     """The features among which to look."""
 
     by_token: ByToken
-    moments: Moments
-    silent: Int[torch.Tensor, " feature"]
-    """Those that never fired."""
+    scale: Scale
+    n_tokens: int
+    rare: Int[ndarray, " alive"]
+    """Those that ever fired, the least mean over σ first: the best of all that never fire beside a feature."""
 
     @classmethod
     def of(cls, firings: Firings, n_places: int, n_tokens: int) -> "Partners":
         """`n_places` is the length of the pass, BOS included, of which `n_tokens` count."""
-        silent = torch.from_numpy(np.flatnonzero(firings.n_active == 0))
-        return cls(by_token(firings, n_places), moments(firings, n_tokens), silent)
+        scale, alive = Scale.of(firings, n_tokens), np.flatnonzero(firings.n_active)
+        ratio = scale.total[alive] / np.maximum(scale.spread[alive], 1e-300)
+        return cls(by_token(firings, n_places), scale, n_tokens, alive[np.argsort(ratio, kind="stable")])
 
 
 def partner_columns(name: str, firings: Firings, partners: Partners, *, own: int | None) -> dict[str, ndarray]:
     """The columns `<name>_correlated_...` of the features of `firings`, exact, with all `partners`; where these are the same
-    dictionary's, `own` is the first feature's place among them: none is listed as its own partner."""
-    n = min(N_PARTNERS, len(partners.moments.total))
-    ids, values = (
-        np.full((firings.n_features, N_PARTNERS), NONE, np.int32),
-        np.zeros((firings.n_features, N_PARTNERS), np.float32),
-    )
-    for first, correlation in feature_blocks(firings, partners.by_token, moments(firings, partners.moments.n), partners.moments):
-        correlation.index_fill_(1, partners.silent, OUT)
-        if own is not None:
-            correlation[:, own + first :].fill_diagonal_(OUT)
-        best = correlation.topk(n, dim=1)
-        rows = slice(first, first + len(correlation))
-        known = (best.values > OUT) & torch.from_numpy(firings.n_active[rows] > 0)[:, None]
-        ids[rows, :n] = torch.where(known, best.indices, NONE).numpy()
-        values[rows, :n] = torch.where(known, best.values, 0.0).numpy()
+    dictionary's, `own` is the first feature's place among them: none is listed as its own partner. Where fewer ever fired than
+    there are places, the others are `NONE`."""
+    ids = np.full((firings.n_features, N_PARTNERS), NONE, np.int32)
+    best = np.full((firings.n_features, N_PARTNERS), OUT)
+    these = (firings.start, firings.token, firings.value, *Scale.of(firings, partners.n_tokens))
+    others = (*partners.by_token, *partners.scale, partners.rare)
+
+    def work(k: int) -> None:
+        begin, end = k * THREAD_FEATURES, min((k + 1) * THREAD_FEATURES, firings.n_features)
+        best_partners(begin, end, *these, *others, partners.n_tokens, -1 if own is None else own, ids, best)
+
+    for_blocks(work, -(-firings.n_features // THREAD_FEATURES))
+    values = np.where(ids == NONE, 0.0, best).astype(np.float32)
     return {f"{name}_correlated_ids": ids, f"{name}_correlated_values": values}
 
 

@@ -100,7 +100,7 @@ COLUMNS: dict[str, Column] = {
             "",
             "i8",
             "tokens over which ablation_loss is the mean: all on which the feature fires, but the last of each context, which "
-            "predicts nothing; at most 64 of them, drawn at random, where memory does not hold the logit weights of all features",
+            "predicts nothing",
         ),
     )
 }

@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from sae.errors import ConfigError
 from sae.features.ablations import Pairs, pairs_of
+from sae.features.examples import scramble
 from sae.features.firings import Firings
 from sae.features.passes import batches
 from sae.features.together import Text
@@ -79,16 +80,26 @@ def token_effects(
     a context are left out."""
     readout = readout_or_raise(source)
     u = readout.centre(W_dec.float() @ readout.W_out)
-    pairs = pairs_of(firings, split.context_length, at_most)
+    pairs = pairs_of(firings, split.context_length)
+    if at_most is not None:
+        pairs = drawn(pairs, at_most)
     n = np.maximum(np.bincount(pairs.feature, minlength=firings.n_features), 1)
     size = max(1, memory // (8 * source.n_vocab))
     for begin in range(0, firings.n_features, size):
         end = min(begin + size, firings.n_features)
-        chosen = (pairs.feature >= begin) & (pairs.feature < end)
-        here = Pairs(*(part[chosen] for part in pairs))
-        change = summed(source, readout, split, here._replace(feature=here.feature - begin), u[begin:end], contexts_per_batch)
+        change = summed(source, readout, split, pairs.of(slice(begin, end)), u[begin:end], contexts_per_batch)
         change /= n[begin:end, None].astype(np.float32)
         yield Effects(begin, change)
+
+
+def drawn(pairs: Pairs, n: int) -> Pairs:
+    """Of each feature at most `n`, drawn at random, the same whatever batches they are read in; by token."""
+    feature = pairs.feature.astype(np.int64)
+    order = np.lexsort((scramble(pairs.token + feature * 2**32, 0, 0), feature))
+    feature = feature[order]
+    rank = np.arange(len(order)) - np.searchsorted(feature, feature)
+    chosen = np.sort(order[rank < n])
+    return Pairs(*(part[chosen] for part in pairs))
 
 
 def summed(

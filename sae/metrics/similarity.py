@@ -33,11 +33,11 @@ def pearson(x: Moments, y: Moments, products: Float[Tensor, "x y"]) -> Float[Ten
     """
     assert x.n == y.n, (x.n, y.n)
     covariance = products - torch.outer(x.total, y.total) / max(x.n, 1)
-    scale = torch.outer(_spread(x), _spread(y))
+    scale = torch.outer(spread(x), spread(y))
     return torch.where(scale > 0, covariance / scale.clamp_min(1e-300), 0.0).clamp(-1.0, 1.0)
 
 
-def _spread(moments: Moments) -> Float[Tensor, " column"]:
+def spread(moments: Moments) -> Float[Tensor, " column"]:
     """Square root of the squared deviation; exactly 0 where it is rounding error of a constant column."""
     squared = moments.squared_deviation
     return torch.where(squared > 1e-12 * moments.squares, squared, 0.0).sqrt()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,9 +232,21 @@ def test_all_is_said(made, studies):
         assert set(words["claims"]) == set(CLAIMS)
         for claim in found.claims:
             assert f"{claim.name}: {claim.verdict}" in str(found)
+        assert bool(found.caveat) == (found.claim("sensitive").verdict == "does not hold") == ("best there is" in str(found))
+        assert words["caveat"] == found.caveat
     alone = study(made[0], made[1], CONFIG)[0]
     assert alone.claim("universal").verdict == "not tested"
     assert "--other B/1" in str(alone)
+
+
+def test_without_a_feature_for_the_hypothesis_that_is_said(studies):
+    found = studies[0]
+    said = f"No feature agrees with the hypothesis better than a neuron does: {found.feature}"
+    for holds, expected in ((True, ""), (False, said)):
+        decided = Claim("sensitive", (Figure("", Interval(1.0), "", Interval(0.0), holds),))
+        changed = replace(found, claims=(decided, *(claim for claim in found.claims if claim.name != "sensitive")))
+        assert changed.caveat.startswith(expected)
+        assert bool(changed.caveat) == bool(expected)
 
 
 def test_a_claim_holds_where_all_that_decide_do():

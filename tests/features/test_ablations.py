@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from sae.features import ablations
-from sae.features.ablations import ablation_columns, pairs_of
+from sae.features.ablations import ablation_columns, changes_of, pairs_of
 from sae.features.config import FeaturesConfig
 from sae.features.interventions import ablation_effect
 from sae.features.part import read
+from sae.features.token_effects import drawn
 from sae.kernels.native_ablation import loss_changes, power_of_e
 from sae.source.readout import Readout
 from tests.features.toy import setup
@@ -42,27 +43,36 @@ def test_every_feature_is_what_forward_passes_with_it_ablated_say(made):
     assert abs(np.delete(found["ablation_loss"], 3)).min() > 1e-5
 
 
+@pytest.mark.parametrize("n_features", [1, 7])
+def test_some_features_at_a_time_are_the_same(made, monkeypatch, n_features):
+    whole, widths = columns(made), []
+    plain = ablations.changes_of
+    monkeypatch.setattr(ablations, "changes_of", lambda *given: widths.append(len(given[4])) or plain(*given))
+    readout = made[0].readout()
+    found = columns(made, memory=4 * n_features * (2 * len(readout.W_U) + made[0].n_vocab) + 3)
+    assert widths == [n_features] * (24 // n_features) + [24 % n_features] * (24 % n_features > 0)
+    np.testing.assert_array_equal(found["n_ablated"], whole["n_ablated"])
+    np.testing.assert_allclose(
+        found["ablation_loss"], whole["ablation_loss"], atol=1e-6
+    )  # products of other shapes round otherwise
+
+
 def test_multiplied_out_it_is_the_same(made, monkeypatch):
-    exact, used = columns(made), []
-    plain = ablations.multiplied_out
-    monkeypatch.setattr(ablations, "multiplied_out", lambda *given: used.append(1) or plain(*given))
-    monkeypatch.setattr(ablations, "SAMPLED", 10**6)
+    """As on a GPU."""
+    source, dictionary, split, reading = made
+    readout, pairs = source.readout(), pairs_of(reading.firings, 16)
+    u = readout.centre(dictionary.W_dec @ readout.W_out)
     monkeypatch.setattr(ablations, "MOST_LOGITS", 500)
-    found = columns(made, memory=100)
-    assert used
-    np.testing.assert_array_equal(found["n_ablated"], exact["n_ablated"])
-    np.testing.assert_allclose(found["ablation_loss"], exact["ablation_loss"], atol=2e-6)
+    exact, found = (changes_of(source, readout, split, pairs, u, v, 7) for v in (u @ readout.W_U, None))
+    np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
-def test_a_sample_is_of_the_asked_for_size_and_fair(made, monkeypatch):
-    monkeypatch.setattr(ablations, "SAMPLED", 40)
-    exact, sampled = columns(made), columns(made, memory=100)
-    np.testing.assert_array_equal(sampled["n_ablated"], np.minimum(exact["n_ablated"], 40))
-    few = exact["n_ablated"] <= 40
-    assert 3 < few.sum() < 20
-    np.testing.assert_allclose(sampled["ablation_loss"][few], exact["ablation_loss"][few], atol=2e-6)
+def test_a_sample_is_of_the_asked_for_size_and_fair(made):
     firings = made[3].firings
-    pairs = pairs_of(firings, 16, 40)
+    every = pairs_of(firings, 16)
+    pairs, counts = drawn(every, 40), np.bincount(every.feature, minlength=24)
+    np.testing.assert_array_equal(np.bincount(pairs.feature, minlength=24), np.minimum(counts, 40))
+    assert 3 < (counts <= 40).sum() < 20
     assert (np.diff(pairs.token) >= 0).all()
     mine = pairs.token[pairs.feature == 5]
     assert len(set(mine)) == 40

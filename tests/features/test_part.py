@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from sae.errors import ConfigError, StoreError
-from sae.features import collect as collecting
+from sae.features import budget
 from sae.features import part as parts_module
+from sae.features.budget import Budget
 from sae.features.collect import collect
 from sae.features.config import FeaturesConfig
-from sae.features.part import merge, n_held, read
+from sae.features.part import merge, read
 from sae.features.part_store import open_parts, write_part
 from sae.features.side_by_side import Side
 from sae.features.table import COLUMNS
@@ -112,18 +113,42 @@ def test_written_and_read_back(made, tmp_path):
 
 def test_sums_of_neurons_are_held_for_as_many_features_as_memory_allows(made, monkeypatch):
     source, dictionary, tokens, other, _, whole = made
-    assert n_held(dataclasses.replace(CONFIG, memory_mb=1), 10**6, d_mlp=512) == 2**20 // 4 // 4096
-    assert n_held(CONFIG, 4096, d_mlp=512) == 4096
     sizes = []
-    monkeypatch.setattr(parts_module, "n_held", lambda *_: 7)
-    monkeypatch.setattr(collecting, "BLOCK_FEATURES", 5)
-    monkeypatch.setattr(parts_module, "MOST_ENTRIES", 24 * 50)
+    monkeypatch.setattr(Budget, "of", lambda *_: Budget(16 * 8 * 24 * 50, 7 * 8 * 16, 7))
+    monkeypatch.setattr(budget, "CHUNK_FEATURES", 5)
+    monkeypatch.setattr("sae.features.firings.BYTES_EACH", 1)
     plain = type(dictionary).encode
     monkeypatch.setattr(type(dictionary), "encode", lambda self, x: sizes.append(x.shape[0]) or plain(self, x))
     table = collect(source, dictionary, tokens, CONFIG, other=other)
     assert max(sizes) <= 133, "rows at a time: 1,200 entries of the narrower dictionary"
     for name in COLUMNS:
         np.testing.assert_allclose(table[name].astype(float), whole[name].astype(float), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_the_budget_is_divided():
+    mib = 2**20
+    narrow, wide = (Budget.of(dataclasses.replace(CONFIG, memory_mb=64), n, d_mlp=512) for n in (4096, 10**6))
+    assert (narrow.n_held, narrow.sums, narrow.working, narrow.firings) == (4096, 16 * mib, 8 * mib, 40 * mib)
+    assert (wide.n_held, wide.sums, wide.firings) == (4096, 16 * mib, 40 * mib)
+    assert Budget.of(dataclasses.replace(CONFIG, memory_mb=1), 10**6, d_mlp=512).n_held == 64
+    assert narrow.entries == mib // 2
+    large = Budget.of(FeaturesConfig(), 131_072, d_mlp=512)
+    assert large.n_held == 131_072, "all, of 2 GiB"
+    for made, n, size in ((large, 10_000, 4096), (narrow, 1200, 512)):
+        blocks = list(made.blocks(CONFIG if made is large else FeaturesConfig(), n, 512))
+        assert [block.start for block in blocks] == list(range(0, n, size))
+        assert [block.stop for block in blocks] == [*range(size, n, size), n]
+
+
+def test_both_dictionaries_share_the_budget(made, monkeypatch):
+    """What fires in the other one is held as well."""
+    source, dictionary, tokens, other, *_ = made
+    one = read(source, dictionary, tokens, CONFIG)
+    assert one.other is None
+    monkeypatch.setattr("sae.features.firings.BYTES_EACH", Budget.of(CONFIG, 24, 16).firings // (len(one.firings.token) + 9))
+    read(source, dictionary, tokens, CONFIG)
+    with pytest.raises(ConfigError, match=r"features\.memory_mb leaves .* for what fires, which is spent after"):
+        read(source, dictionary, tokens, CONFIG, other=other)
 
 
 def test_most_correlated_features_are_exact(made):

@@ -13,7 +13,7 @@ from pipelines import evaluate, features
 from pipelines.common import Stage
 from sae import artefact
 from sae.dictionary.disk import write_dictionary
-from sae.errors import NumericsError, StoreError
+from sae.errors import ConfigError, NumericsError, StoreError
 from sae.features.table import COLUMNS, FeatureTable
 from sae.provenance import Run
 from sae.storage.share import Share
@@ -66,6 +66,12 @@ def test_features_writes_the_table(project, capsys):
 def test_features_says_where_the_split_is_smaller_than_asked(project, capsys):
     features.main(Stage("features", PARAMS | {"features": {"n_tokens": 321}}))
     assert "321 tokens asked for, the held-out split has 320" in capsys.readouterr().out
+
+
+def test_the_dictionary_itself_is_no_other(project):
+    for itself in ("A/1", "data/A/1"):
+        with pytest.raises(ConfigError, match=rf"features\.other = {itself} is the dictionary itself"):
+            features.main(Stage("features", PARAMS | {"features": {"n_tokens": 300, "other": itself}}))
 
 
 def test_evaluate_writes_metrics_and_plots(project, capsys):

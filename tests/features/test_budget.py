@@ -1,0 +1,58 @@
+"""The memory of a feature table is bounded by `features.memory_mb`, whatever the width of the dictionary."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.import_graph import ROOT
+
+PROGRAM = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from sae.features.collect import Making
+from sae.features.config import FeaturesConfig
+from sae.features.side_by_side import Side
+from sae.features.table import write_blocks
+from tests.features.toy import random_dictionary
+from tests.support.stores import make_tokens
+from tests.support.toy_source import ToySource
+
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+n_features, memory_mb, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+torch.set_num_threads(1)
+source, tokens = ToySource(d_mlp=64), make_tokens(folder / "tokens", n_heldout=128)
+config = FeaturesConfig(memory_mb=memory_mb, ablation=True, other="A/0", logit_min_count=0)
+dictionaries = {n: random_dictionary(n, 64, bias=-6.0) for n in (1024, n_features)}
+
+def run(n, name, config):
+    other = Side("A/0", source, dictionaries[1024])
+    making = Making(source, dictionaries[n], tokens, config, other=other)
+    (folder / name).mkdir()
+    write_blocks(folder / name, making.blocks(), n, making.info, tokens.vocabulary)
+    return len(making.part.firings.token) + len(making.part.other.token)
+
+run(1024, "first", replace(config, n_tokens=64))
+before = memory("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
+n_firings = run(n_features, "whole", config)
+print(json.dumps([memory("VmHWM") - before, n_firings * 40 / 2**20]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_features", "memory_mb"), [(4096, 192), (32_768, 192), (32_768, 384)])
+def test_peak(tmp_path, n_features, memory_mb):
+    given = [str(value) for value in (n_features, memory_mb, tmp_path)]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak, firings = json.loads(done.stdout)
+    print(f"\n{n_features:,} features, {memory_mb} MiB: peak {peak:.0f}, of which firings up to {firings:.0f}")
+    assert firings > 10, "enough fires to be felt"
+    assert peak < memory_mb
