@@ -11,10 +11,10 @@ from pipelines.common import Stage, run_stage
 from pipelines.evaluate import rounded
 from pipelines.plots import write_csv
 from sae import artefact
+from sae.automata.edges import Automata, AutomataConfig, find_automata
+from sae.automata.report import edge_strength, motifs_of, report, top_tokens
+from sae.automata.snake_case import watched
 from sae.dictionary.disk import read_dictionary
-from sae.features.automata import Automata, AutomataConfig, find_automata
-from sae.features.automata_report import edge_strength, motifs_of, report, top_tokens
-from sae.features.snake_case import watched
 from sae.source.transformer import load_source
 from sae.storage.tokens import TokenStore
 

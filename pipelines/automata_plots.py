@@ -10,9 +10,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import FancyArrowPatch
 
 from pipelines.plots import FEATURE, MARK, NEURON, new_figure, save
-from sae.features.automata import LOWEST, Automata
-from sae.features.automata_report import top_tokens
-from sae.features.motifs import Motif, Motifs
+from sae.automata.edges import LOWEST, Automata
+from sae.automata.motifs import Motif, Motifs
+from sae.automata.report import top_tokens
 
 ROWS, LOOPS, LONGEST = 8, 2, 5
 """Motifs below each other, columns of self-loops, and features of a chain that are drawn."""

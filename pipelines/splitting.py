@@ -15,10 +15,10 @@ from pipelines.splitting_plots import draw_children, draw_map, draw_trees
 from sae import artefact
 from sae.chance import generator
 from sae.dictionary.base import Dictionary
-from sae.features.layout import Layout, neighbour_distances, stacked_layout
-from sae.features.splitting import Splitting, SplittingConfig, find_splitting, summary
-from sae.features.tree import Node, largest_trees, tree_of
 from sae.library import made_from, open_several
+from sae.splitting.graph import Splitting, SplittingConfig, find_splitting, summary
+from sae.splitting.layout import Layout, neighbour_distances, stacked_layout
+from sae.splitting.tree import Node, largest_trees, tree_of
 from sae.storage.tokens import TokenStore
 
 

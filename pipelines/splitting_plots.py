@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 
 from pipelines.automata_plots import shown
 from pipelines.plots import FEATURE, MARK, NEURON, new_figure, save
-from sae.features.layout import Layout
-from sae.features.splitting import Splitting
-from sae.features.tree import Node
+from sae.splitting.graph import Splitting
+from sae.splitting.layout import Layout
+from sae.splitting.tree import Node
 
 COLORS = (NEURON, FEATURE, "#7fbf7b", "#9970ab")
 MOST_CHILDREN = 6

@@ -16,11 +16,10 @@ LAYERS = [
     ["kernels", "source"],
     ["training"],
     ["harvest", "features"],
-    ["proxies", "interpret", "toys", "interop", "repair", "live"],
+    ["proxies", "interpret", "toys", "interop", "repair", "live", "automata", "splitting", "causal"],
     ["claims"],
     ["library"],
     ["web"],
-    ["cli_store", "cli_study", "cli_interpret", "cli_splitting"],
     ["cli"],
 ]
 
@@ -32,7 +31,10 @@ DOORS = {
     "triton": {"sae.kernels.triton_door"},
     "numba": {
         "sae.kernels.instructions",
-        *(f"sae.kernels.native_{name}" for name in ("ablation", "bytes", "effects", "features", "lists", "products", "rows")),
+        *(
+            f"sae.kernels.native_{name}"
+            for name in ("ablation", "bytes", "effects", "features", "lists", "partners", "products", "rows")
+        ),
         "sae.storage.native_gather",
     },
     "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import sae
-from sae.cli import app
+from sae.cli.main import app
 from sae.features.feature import printable
 from sae.provenance import Run
 from sae.storage.tokens import TokenStore
@@ -99,8 +99,8 @@ def test_feature_describes_one(run):
 
 
 def test_steer_writes_with_and_without_the_feature(run):
-    from sae.features.interventions import pin
-    from sae.features.sampling import sample
+    from sae.causal.interventions import pin
+    from sae.causal.sampling import sample
     from sae.source.tokenizer import read_tokenizer
 
     dictionary, source, tokens = sae.load("data/A/1"), toy_project.source(), TokenStore.open("data/tokens")
@@ -181,5 +181,5 @@ def test_features_of_another_dictionary_are_refused(run, made, tmp_path):
 
 
 def test_the_command_starts_without_torch():
-    code = "import sys, sae.cli; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, sae.cli.main; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sae import load
-from sae.cli import app
+from sae.cli.main import app
 from sae.features.table import FeatureTable
 from sae.source.transformer import load_source
 from tests.import_graph import ROOT

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipelines.common import Stage
 from sae import load
-from sae.cli import app
+from sae.cli.main import app
 from tests.import_graph import ROOT
 
 TINY = {

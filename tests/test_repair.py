@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from sae import artefact
-from sae.cli import app
+from sae.cli.main import app
 from sae.errors import StoreError
 from sae.provenance import Run
 from sae.repair import repair

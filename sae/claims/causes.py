@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Float, Float64, Int
 from numpy import ndarray
 
+from sae.causal.ablation import of_like_density
+from sae.causal.controls import ablation_controls
+from sae.causal.interventions import pin
+from sae.causal.sampling import sample_each
 from sae.chance import generator
 from sae.claims.agreement import FEWEST, QUANTILES
 from sae.claims.config import ClaimsConfig
 from sae.claims.evidence import Evidence
 from sae.claims.figures import Figure, Interval
 from sae.errors import ConfigError
-from sae.features.causal import of_like_density
-from sae.features.controls import ablation_controls
-from sae.features.interventions import pin
 from sae.features.logits import allowed_tokens, logit_columns, mean_inverse_scale
-from sae.features.sampling import sample_each
 from sae.features.side_by_side import Side
 from sae.proxies.labels import OfKind
 from sae.storage.tokens import NO_DOCUMENT, Contexts, TokenStore

@@ -6,6 +6,7 @@ docs/method.md, "The five claims", has the definitions.
 
 import torch
 
+from sae.causal.ablation import of_like_density
 from sae.claims.agreement import Agreement, agreement, sums_by_context
 from sae.claims.causes import Promoted, ablation_figures, logit_figure, pinned_figure, promoted
 from sae.claims.config import ClaimsConfig
@@ -14,7 +15,6 @@ from sae.claims.figures import Claim, Figure, Interval, Study
 from sae.claims.partners import Partners, partner_figures, partners
 from sae.errors import ConfigError
 from sae.features.alignment import FEW, random_spread
-from sae.features.causal import of_like_density
 from sae.features.neurons import TENTH, participation_ratio
 from sae.features.side_by_side import Side
 from sae.storage.tokens import TokenStore

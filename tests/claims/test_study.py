@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from sae.causal.ablation import ablation_study, of_like_density, random_direction
+from sae.causal.interventions import pin
+from sae.causal.sampling import sample
 from sae.claims.config import ClaimsConfig
 from sae.claims.evidence import gather
 from sae.claims.figures import CLAIMS, Claim, Figure, Interval
 from sae.claims.study import study
 from sae.errors import ConfigError, CorpusError
-from sae.features.causal import ablation_study, of_like_density, random_direction
-from sae.features.interventions import pin
-from sae.features.sampling import sample
 from sae.features.side_by_side import Side
 from tests.features.toy import dense, random_dictionary, setup
 from tests.support.stores import make_tokens

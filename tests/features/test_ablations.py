@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from sae.automata.token_effects import drawn
+from sae.causal.interventions import ablation_effect
 from sae.features import ablations
 from sae.features.ablations import ablation_columns, changes_of, pairs_of
 from sae.features.config import FeaturesConfig
-from sae.features.interventions import ablation_effect
 from sae.features.part import read
-from sae.features.token_effects import drawn
 from sae.kernels.native_ablation import loss_changes, power_of_e
 from sae.source.readout import Readout
 from tests.features.toy import setup

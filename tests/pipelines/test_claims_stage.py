@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from pipelines import claims
 from pipelines.common import Stage
 from sae import artefact
-from sae.cli import app
+from sae.cli.main import app
 
 SECTION = {
     "hypotheses": [],

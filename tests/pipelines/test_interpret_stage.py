@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipelines import controls, interpret
 from pipelines.common import Stage
 from sae import artefact
-from sae.cli import app
+from sae.cli.main import app
 from sae.dictionary.disk import write_dictionary
 from sae.errors import StoreError
 from sae.provenance import Run

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipelines import splitting
 from pipelines.common import Stage
 from sae import artefact
-from sae.cli import app
+from sae.cli.main import app
 from sae.dictionary.disk import write_dictionary
 from sae.errors import StoreError
 from sae.library import open_several

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from pipelines import universality
 from pipelines.common import Stage
 from sae import artefact
-from sae.cli import app
+from sae.cli.main import app
 from sae.errors import StoreError
 from sae.library import locate, open_sides
 from sae.provenance import Run

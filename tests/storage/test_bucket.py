@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from pipelines import harvest as harvest_stage
 from pipelines.common import Stage
 from sae import artefact
-from sae.cli import app
+from sae.cli.main import app
 from sae.errors import ConfigError, DiskError, LockedError, StoreError, UnavailableError
 from sae.harvest import HarvestConfig
 from sae.provenance import Run

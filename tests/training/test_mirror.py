@@ -55,7 +55,7 @@ def wait_until(true, seconds=60.0):
 def sae_sync(folder, *options):
     """In a process of its own: wandb keeps what it once read of the environment. A mirror's children may hold its lock a little
     longer than itself."""
-    command = [sys.executable, "-c", "from sae.cli import app; app()", "sync", str(folder / "run.jsonl"), *options]
+    command = [sys.executable, "-c", "from sae.cli.main import app; app()", "sync", str(folder / "run.jsonl"), *options]
     until = time.monotonic() + 60
     while True:
         done = subprocess.run(command, capture_output=True, text=True)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sae import artefact
-from sae.cli import app
+from sae.cli.main import app
 from sae.errors import StoreError
 from sae.library import locate
 from sae.provenance import Run

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 
-from sae.features.motifs import motifs
+from sae.automata.motifs import motifs
 
 
 def test_loops_and_cycles_are_those_that_permutations_find():

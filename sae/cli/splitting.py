@@ -18,9 +18,9 @@ def tree(
     root: Annotated[Path, typer.Option(help="The folder that holds the runs.")] = Path("data"),
 ) -> None:
     """The tree of one feature through larger dictionaries, with the masked cosine of each edge."""
-    from sae.features.splitting import SplittingConfig, find_splitting
-    from sae.features.tree import tree_of
     from sae.library import locate, open_several, split_id
+    from sae.splitting.graph import SplittingConfig, find_splitting
+    from sae.splitting.tree import tree_of
     from sae.storage.tokens import TokenStore
 
     name, index = split_id(id)

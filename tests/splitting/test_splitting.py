@@ -8,10 +8,10 @@ import torch
 
 from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError, CorpusError
-from sae.features import masked
-from sae.features.layout import layout_of, neighbour_distances, principal, stacked_layout
-from sae.features.splitting import SplittingConfig, find_splitting, summary
-from sae.features.tree import largest_trees, tree_of
+from sae.splitting import masked
+from sae.splitting.graph import SplittingConfig, find_splitting, summary
+from sae.splitting.layout import layout_of, neighbour_distances, principal, stacked_layout
+from sae.splitting.tree import largest_trees, tree_of
 from tests.features.toy import dense, random_dictionary
 from tests.support.stores import make_tokens
 from tests.support.toy_source import ToySource

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from sae.causal.interventions import pin
+from sae.causal.sampling import sample
 from sae.errors import ConfigError
-from sae.features.interventions import pin
-from sae.features.sampling import sample
 from tests.features.toy import random_dictionary
 from tests.support.toy_source import ToySource
 

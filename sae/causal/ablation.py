@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from sae.causal.interventions import ablate, checked
 from sae.chance import generator
 from sae.dictionary.base import Dictionary
-from sae.features.interventions import ablate, checked
 from sae.features.passes import batches, n_contexts, replacing
 from sae.shapes import PerNeuron
 from sae.source.site import ActivationSource

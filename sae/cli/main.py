@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sae.cli_interpret import interpret
-from sae.cli_splitting import tree
-from sae.cli_store import print_rows, store
-from sae.cli_study import report, study
+from sae.cli.interpret import interpret
+from sae.cli.splitting import tree
+from sae.cli.store import print_rows, store
+from sae.cli.study import report, study
 from sae.errors import ConfigError, SaeError, StoreError
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def steer(
     root: Root = DATA,
 ) -> None:
     """Continue a text with one feature held at a value at every token, beside what is written without that."""
-    from sae.features.steering import Steering
-    from sae.features.steering import steer as steer_feature
+    from sae.causal.steering import Steering
+    from sae.causal.steering import steer as steer_feature
     from sae.library import split_id
 
     name, index = split_id(id)

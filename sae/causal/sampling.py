@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae.causal.interventions import all_but
 from sae.chance import generator
 from sae.errors import ConfigError
-from sae.features.interventions import all_but
 from sae.features.passes import Change, replacing
 from sae.source.site import ActivationSource
 

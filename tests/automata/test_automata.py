@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.stats import hypergeom
 
+from sae.automata.edges import AutomataConfig, find_automata, share_on
+from sae.automata.exchange import Exchange
+from sae.automata.report import motifs_of, report
 from sae.chance import generator
 from sae.errors import ConfigError
-from sae.features.automata import AutomataConfig, find_automata, share_on
-from sae.features.automata_report import motifs_of, report
-from sae.features.exchange import Exchange
 from sae.metrics.discovery import decoy_threshold
 from tests.features.toy import dense, setup
 
@@ -133,8 +133,8 @@ def test_the_causal_null_is_that_of_all_exchanges_within_groups(made, found, act
 
 
 def test_lots_and_samples(made, found, monkeypatch):
-    monkeypatch.setattr("sae.features.automata.BLOCK", 5)
-    monkeypatch.setattr("sae.features.token_effects.CHUNK_FEATURES", 7)
+    monkeypatch.setattr("sae.automata.edges.BLOCK", 5)
+    monkeypatch.setattr("sae.automata.token_effects.CHUNK_FEATURES", 7)
     again = find_automata(*made, CONFIG, id="A/1", watched=ALL)
     for part, expected in zip(again.pairs, found.pairs, strict=True):
         np.testing.assert_allclose(part, expected, rtol=1e-4, atol=1e-5)

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from sae.automata.edges import Automata, AutomataConfig
+from sae.automata.motifs import Motif, Motifs, motifs, strength_of
+from sae.automata.snake_case import snake_case
 from sae.chance import generator
-from sae.features.automata import Automata, AutomataConfig
 from sae.features.feature import printable
-from sae.features.motifs import Motif, Motifs, motifs, strength_of
-from sae.features.snake_case import snake_case
 
 N_REWIRED = 10
 """Graphs with the same number of edges into and out of every feature, over which the motifs' control is averaged."""

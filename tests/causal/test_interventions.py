@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae.errors import ConfigError
-from sae.features.interventions import (
+from sae.causal.interventions import (
     ablate,
     ablation_effect,
     attribution,
@@ -14,6 +13,7 @@ from sae.features.interventions import (
     without_direction,
     without_neuron,
 )
+from sae.errors import ConfigError
 from sae.features.passes import replacing
 from tests.features.toy import random_dictionary
 from tests.source.test_transformer import N_VOCAB, tiny

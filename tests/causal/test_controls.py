@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from sae.causal.ablation import ablation_study
+from sae.causal.controls import ablation_controls
 from sae.errors import ConfigError
-from sae.features.causal import ablation_study
 from sae.features.config import FeaturesConfig
-from sae.features.controls import ablation_controls
 from sae.features.part import read
 from tests.features.toy import setup
 

@@ -13,10 +13,10 @@ from sae.chance import generator
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError, CorpusError
 from sae.features.feature import printable
-from sae.features.masked import Sizes, sizes_of
 from sae.features.passes import n_contexts
 from sae.features.together import Text, read_text
 from sae.source.site import ActivationSource
+from sae.splitting.masked import Sizes, sizes_of
 from sae.storage.tokens import TokenStore
 
 N_TOKENS = 3

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from sae.automata.exchange import Exchange, Targets
+from sae.automata.token_effects import Effects, readout_or_raise, token_effects, token_means
+from sae.automata.transitions import Steps, steps_of
 from sae.chance import generator
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError
-from sae.features.exchange import Exchange, Targets
 from sae.features.passes import n_contexts
 from sae.features.together import read_text
-from sae.features.token_effects import Effects, readout_or_raise, token_effects, token_means
-from sae.features.transitions import Steps, steps_of
 from sae.metrics.discovery import decoy_threshold
 from sae.source.site import ActivationSource
 from sae.storage.tokens import TokenStore

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from sae.causal.interventions import pin
+from sae.causal.sampling import sample
 from sae.features.feature import printable
-from sae.features.interventions import pin
 from sae.features.reading import Reader
-from sae.features.sampling import sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from sae.dictionary.base import Dictionary
-from sae.features.umap_door import clusters, embed
+from sae.splitting.umap_door import clusters, embed
 
 
 @dataclass(frozen=True, kw_only=True)

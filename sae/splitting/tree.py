@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sae.errors import ConfigError
-from sae.features.splitting import Splitting
+from sae.splitting.graph import Splitting
 
 
 @dataclass(frozen=True)

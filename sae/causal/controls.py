@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from sae.causal.ablation import random_direction
+from sae.causal.interventions import checked
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError
 from sae.features.ablations import Pairs, changes_of
-from sae.features.causal import random_direction
 from sae.features.firings import Firings
-from sae.features.interventions import checked
 from sae.source.site import ActivationSource
 from sae.storage.tokens import Split
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from sae.causal.ablation import ablation_study, like_density, random_direction
+from sae.causal.interventions import ablation_effect
 from sae.errors import ConfigError
-from sae.features.causal import ablation_study, like_density, random_direction
-from sae.features.interventions import ablation_effect
 from tests.features.toy import setup
 
 FEATURE, CONTROL = 7, 11

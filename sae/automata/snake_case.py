@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from sae.features.automata import Automata, Pairs, share_on
+from sae.automata.edges import Automata, Pairs, share_on
 
 CAPITALS, UNDERSCORE = re.compile(rb"[A-Z]+"), re.compile(rb"_+")
 """A piece of a word in capitals, also a single one, as the vocabulary cuts such words into letters (with two at least, the
