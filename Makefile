@@ -54,12 +54,12 @@ bench: setup
 	python -m benchmarks.train_step --json build/bench/train_step.json $(BENCH)
 
 bench-density: setup
-	python -m benchmarks.train_step --contestants plain_fused plain_autocast ours --l0 20 60 200 5% 10% 20% 50% \
+	python -m benchmarks.train_step --rows relu-half --contestants plain_fused plain_autocast ours --l0 20 60 200 5% 10% 20% 50% \
 		--json build/bench/density.json $(BENCH)
 
 bench-width: setup
-	python -m benchmarks.train_step --contestants plain_fused ours --m 16384 --l0 20 60 200 5% --json build/bench/width-16384.json $(BENCH)
-	python -m benchmarks.train_step --contestants plain_fused ours --m 65536 --l0 20 60 200 5% --json build/bench/width-65536.json $(BENCH)
+	python -m benchmarks.train_step --rows relu-half --contestants plain_fused ours --m 16384 --l0 20 60 200 5% --json build/bench/width-16384.json $(BENCH)
+	python -m benchmarks.train_step --rows relu-half --contestants plain_fused ours --m 65536 --l0 20 60 200 5% --json build/bench/width-65536.json $(BENCH)
 
 bench-quality: setup
 	python -m benchmarks.quality synthetic --json build/bench/quality-synthetic.json $(BENCH)

@@ -6,6 +6,8 @@ for. The peak of memory (VmHWM) is taken less what stood before the pass: librar
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import re
 import tempfile
@@ -75,6 +77,8 @@ def main() -> None:
         dictionary = widened(dictionary, given.n_features, given.l0, rows_of(source, tokens))
     config = FeaturesConfig(n_tokens=given.n_tokens, memory_mb=given.memory_mb, ablation=given.ablation)
     Making(source, dictionary, tokens, replace(config, n_tokens=2048))  # so that all is compiled
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed would be taken again unseen
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
     before, wall, cpu = memory("VmRSS"), time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:

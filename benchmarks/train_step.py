@@ -3,7 +3,7 @@
     python -m benchmarks.train_step                         # n = 512, m = 4,096, batch 4,096, L0 20
     python -m benchmarks.train_step --l0 20 60 200 5% 50%   # a table for each density
     python -m benchmarks.train_step --m 65536 --contestants plain ours
-    python -m benchmarks.train_step --store data/A/activations       # the pipeline's own rows in place of synthetic ones
+    python -m benchmarks.train_step --rows data/A/activations gelu   # the pipeline's own rows, and others, in turn
 
 Two measurements of each contestant, each in processes of their own: wall time on 2 threads with only quiet repeats kept, and CPU
 seconds on one pinned thread, which other processes cannot lengthen by taking the processor (they can by filling the caches). How
@@ -11,6 +11,7 @@ to read the tables: docs/benchmarks.md.
 """
 
 import argparse
+import itertools
 import math
 import os
 import statistics
@@ -24,7 +25,7 @@ from typing import Any
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.harness import Repeat, Summary, Worker, interleave, provenance, summarise, table, timed, write_record
 from benchmarks.peers import environment
-from benchmarks.problem import TRAINING_L1, parse_l0, write_problem
+from benchmarks.problem import NONLINEARITIES, TRAINING_L1, parse_l0, write_problem
 from benchmarks.quiet import Limits
 from sae.errors import ConfigError, SaeError
 
@@ -64,7 +65,8 @@ class Settings:
     """A repeat takes as many steps as fit in this, at least one."""
     training_steps: int
     modes: tuple[str, ...]
-    store: str | None
+    rows: tuple[str, ...]
+    """Kinds of rows (`problem.NONLINEARITIES`), or paths of activation stores."""
 
 
 def modes(names: Sequence[str]) -> list[Mode]:
@@ -169,7 +171,7 @@ def render(mode: Mode, found: dict[str, dict[str, Any]], settings: Settings, at_
 def run(settings: Settings) -> dict[str, Any]:
     """Print the tables as they come; the record of all of it."""
     record: dict[str, Any] = {"settings": asdict(settings), **provenance(), "results": []}
-    for text in settings.l0:
+    for kind, text in itertools.product(settings.rows, settings.l0):
         l0 = parse_l0(text, settings.m)
         with tempfile.TemporaryDirectory() as folder:
             problem = Path(folder, "problem.safetensors")
@@ -181,14 +183,15 @@ def run(settings: Settings) -> dict[str, Any]:
                 n_batches=N_BATCHES,
                 n_checked=N_CHECKED,
                 steps=settings.training_steps,
-                store=None if settings.store is None else Path(settings.store),
+                kind=kind,
             )
-            rows = f"{'synthetic' if settings.store is None else 'stored'} rows, {nonzero:.0%} of x nonzero"
+            rows = f"{kind} rows, {nonzero:.0%} of x nonzero"
             print(f"\n## n = {d_mlp}, m = {settings.m:,}, batch {settings.batch:,}, L0 {l0:g}; {rows}\n")
             at_target = (settings.m, settings.batch) == DEFAULT_SHAPE and text == "20"
             for mode in modes(settings.modes):
                 found = measure(mode, problem, settings)
-                record["results"].append({"l0": l0, "mode": mode.name, "contestants": found})
+                result = {"rows": kind, "nonzero": nonzero, "l0": l0, "mode": mode.name, "contestants": found}
+                record["results"].append(result)
                 print(render(mode, found, settings, at_target), flush=True)
                 print()
     return record
@@ -207,7 +210,10 @@ def parse() -> tuple[Settings, Path | None]:
     parser.add_argument("--seconds", type=float, default=0.6, help="of steps in one repeat, at least one step")
     parser.add_argument("--training-steps", type=int, default=600, help="of the weights at m = 4,096; cached")
     parser.add_argument("--modes", nargs="+", default=["wall", "cpu"], choices=["wall", "cpu"])
-    parser.add_argument("--store", help="an activation store, whose rows take the place of synthetic ones")
+    kinds = ", ".join(f"{name} ({about})" for name, about in NONLINEARITIES.items())
+    parser.add_argument(
+        "--rows", nargs="+", default=["relu", "relu-half"], help=f"{kinds}; or an activation store's path".replace("%", "%%")
+    )
     parser.add_argument("--json", type=Path, help="write all repeats, versions and the machine here")
     given = vars(parser.parse_args())
     path = given.pop("json")

@@ -54,7 +54,7 @@ class AutomataConfig:
     contexts_per_batch: int = 16
     """Contexts in one forward pass."""
     memory_mb: int = 1024
-    """Memory for what fires (40 bytes for each activation above 0), and again as much for effects on tokens (4 bytes a feature
+    """Memory for what fires (48 bytes for each activation above 0), and again as much for effects on tokens (4 bytes a feature
     and token of the vocabulary, and 8 more for as many features as fit, the text being read once for each lot)."""
     seed: int = 0
     """Of both nulls."""

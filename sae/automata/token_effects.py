@@ -90,6 +90,7 @@ def token_effects(
         change = summed(source, readout, split, pairs.of(slice(begin, end)), u[begin:end], contexts_per_batch)
         change /= n[begin:end, None].astype(np.float32)
         yield Effects(begin, change)
+        del change  # before the next ones are made
 
 
 def drawn(pairs: Pairs, n: int) -> Pairs:

@@ -23,6 +23,8 @@ from sae.source.readout import Readout
 from sae.source.site import ActivationSource
 from sae.storage.tokens import Split
 
+COUNTED = 2**20
+"""Pairs that are summed up at a time."""
 BLOCK = 512
 """Pairs that a thread does at a time."""
 MOST_LOGITS = 2**24
@@ -38,6 +40,8 @@ class Pairs(NamedTuple):
 
     def of(self, features: slice) -> "Pairs":
         """Those of some features, which are counted from 0 on."""
+        if features.start == 0 and features.stop > self.feature.max(initial=0):
+            return self
         chosen = (self.feature >= features.start) & (self.feature < features.stop)
         here = Pairs(*(part[chosen] for part in self))
         return here._replace(feature=here.feature - here.feature.dtype.type(features.start))
@@ -58,26 +62,31 @@ def ablation_columns(
 ) -> dict[str, ndarray]:
     """The table's ablation columns, from the `firings` of a pass over the first contexts of `split`.
 
-    Of every firing, of as many features at a time as `memory` (bytes) holds what they write to the residual stream and, on a CPU,
-    their logit weights, 4 bytes for each of d_model twice and of the vocabulary; the text is read once for each lot. NaN, and
-    counts of 0, where the site does not lie in the last layer: there a change at one position has effects at others
+    Of every firing, of as many features at a time as half of `memory` (bytes) holds what they write to the residual stream and,
+    on a CPU, their logit weights, 4 bytes for each of d_model twice and of the vocabulary; the text is read once for each lot.
+    NaN, and counts of 0, where the site does not lie in the last layer: there a change at one position has effects at others
     (`interventions.ablation_effect`).
     """
     readout, n_features = source.readout(), firings.n_features
     if readout is None:
         return unmeasured(n_features)
     on_cpu = torch.device(source.device).type == "cpu"
-    size = max(1, memory // (4 * (2 * len(readout.W_U) + (source.n_vocab if on_cpu else 0))))
+    size = max(1, memory // 2 // (4 * (2 * len(readout.W_U) + (source.n_vocab if on_cpu else 0))))
     pairs = pairs_of(firings, split.context_length)
     n, total = np.zeros(n_features, np.int64), np.zeros(n_features)
-    for begin in range(0, n_features, size):
-        lot = slice(begin, min(begin + size, n_features))
+
+    def read(lot: slice) -> None:  # what it holds is gone before the next one's is made
         here = pairs.of(lot)
         u = readout.centre(W_dec[lot].float() @ readout.W_out)
         v = u @ readout.W_U if on_cpu else None
         changes = changes_of(source, readout, split, here, u, v, contexts_per_batch)
-        n[lot] = np.bincount(here.feature, minlength=len(u))
-        total[lot] = np.bincount(here.feature, changes, minlength=len(u))
+        for first in range(0, len(changes), COUNTED):  # bincount takes 16 bytes for each
+            part = slice(first, first + COUNTED)
+            n[lot] += np.bincount(here.feature[part], minlength=len(u))
+            total[lot] += np.bincount(here.feature[part], changes[part], minlength=len(u))
+
+    for begin in range(0, n_features, size):
+        read(slice(begin, min(begin + size, n_features)))
     mean = np.divide(total, n, out=np.full(n_features, np.nan), where=n > 0)
     return {"ablation_loss": mean.astype(np.float32), "n_ablated": n}
 

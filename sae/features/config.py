@@ -32,8 +32,8 @@ class FeaturesConfig:
     """Another dictionary over the same tokens, such as A/0 or B/1, of which each feature's most correlated ones are found; "" for
     none. It must be there before this stage runs: DVC does not know of it."""
     memory_mb: int = 2048
-    """Memory for the pass, beside the transformer and the dictionary (`budget.py` divides it). 40 bytes for each activation above
-    0, of which 2048 are enough for an L0 of 150 at 262,144 tokens; at most a quarter of it for sums with neurons: where those of
+    """Memory for the pass, beside the transformer and the dictionary (`budget.py` divides it). 48 bytes for each activation above
+    0, of which 2048 are enough for an L0 of 140 at 262,144 tokens; at most a quarter of it for sums with neurons: where those of
     all features, 8 bytes for each neuron, do not fit, the contexts are read again for the others."""
     seed: int = 0
     """Of the draw from intervals."""

@@ -10,8 +10,8 @@ from numpy import ndarray
 from sae.errors import ConfigError
 from sae.metrics.density import Active
 
-BYTES_EACH = 40
-"""Memory at the peak for one firing: 12 as read, 12 sorted, 8 for the order, and a temporary."""
+BYTES_EACH = 48
+"""Memory at the peak for one firing: 12 as read, 12 sorted, 8 for the order, a temporary, and holes in the heap."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class UniversalityConfig:
     contexts_per_batch: int = 16
     """Contexts in one forward pass."""
     memory_mb: int = 1024
-    """Memory for what fires in each of the two dictionaries, 40 bytes for each activation above 0; what else is held is 50 MB and
+    """Memory for what fires in each of the two dictionaries, 48 bytes for each activation above 0; what else is held is 50 MB and
     the matrix of the one-to-one matching."""
     n_bootstrap: int = 1000
     """Resamplings of features behind each interval."""

@@ -37,7 +37,7 @@ class InterpretConfig:
     n_bootstrap: int = 1000
     """Resamplings of units behind each interval of a median."""
     memory_mb: int = 2048
-    """Memory for the firings of each population, 40 bytes each while they are read."""
+    """Memory for the firings of each population, 48 bytes each while they are read."""
     seed: int = 0
     """Of the documents' sides, the samples, the shuffles, the candidates and the bootstrap."""
 

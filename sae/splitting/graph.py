@@ -45,7 +45,7 @@ class SplittingConfig:
     contexts_per_batch: int = 16
     """Contexts in one forward pass."""
     memory_mb: int = 1024
-    """Memory for what fires in each dictionary, 40 bytes for each activation above 0; twice that is held beside it."""
+    """Memory for what fires in each dictionary, 48 bytes for each activation above 0; twice that is held beside it."""
     seed: int = 0
     """Of the null, of the shuffle of parents, and of the map."""
 

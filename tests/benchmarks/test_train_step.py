@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.batches import batches
-from benchmarks.problem import StoreRows, TimingRows, parse_l0, shift_to_l0, weights_from_rows
+from benchmarks.problem import StoreRows, TimingRows, parse_l0, shift_to_l0, source_of, weights_from_rows
 from benchmarks.steppers.ours import Ours
 from benchmarks.steppers.plain import Plain
 from benchmarks.train_step import check_same_task
@@ -25,11 +25,17 @@ def weights(rows):
     return made
 
 
-def test_rows_are_as_described(rows):
+@pytest.mark.parametrize(("kind", "nonzero"), [("relu", 1 / 7), ("relu-half", 0.5), ("gelu", 1.0)])
+def test_rows_are_as_described(kind, nonzero):
+    rows = TimingRows(seed=5, kind=kind).draw(256)
     assert rows.shape == (256, 512)
-    assert float(rows.min()) == 0
+    assert float((rows != 0).float().mean()) == pytest.approx(nonzero, rel=0.03)
     assert float(rows.norm(dim=1).mean()) == pytest.approx(512**0.5, rel=0.05)
-    assert torch.equal(rows, TimingRows(seed=5).draw(256))
+    assert torch.equal(rows, source_of(kind, 5).draw(256))
+    if kind != "gelu":
+        assert float(rows.min()) == 0
+    else:
+        assert float((rows < 0).float().mean()) == pytest.approx(0.85, abs=0.04), "of a mean of -1 and a deviation of 1"
 
 
 def test_shift_reaches_the_l0(rows, weights):
@@ -41,7 +47,7 @@ def test_shift_reaches_the_l0(rows, weights):
 def test_rows_of_a_store(tmp_path):
     values = np.random.default_rng(0).standard_normal((9000, 4)).astype(np.float16)
     write_store(made := tmp_path / "store", values, np.zeros((9000, 2), np.uint32))
-    drawn = StoreRows(made, seed=3).draw(5000)
+    drawn = source_of(str(made), seed=3).draw(5000)
     assert drawn.shape == (5000, 4)
     assert float(drawn.norm(dim=1).mean()) == pytest.approx(2, rel=0.02)
     assert torch.equal(drawn, StoreRows(made, seed=3).draw(5000))

@@ -49,7 +49,7 @@ def test_some_features_at_a_time_are_the_same(made, monkeypatch, n_features):
     plain = ablations.changes_of
     monkeypatch.setattr(ablations, "changes_of", lambda *given: widths.append(len(given[4])) or plain(*given))
     readout = made[0].readout()
-    found = columns(made, memory=4 * n_features * (2 * len(readout.W_U) + made[0].n_vocab) + 3)
+    found = columns(made, memory=8 * n_features * (2 * len(readout.W_U) + made[0].n_vocab) + 6)
     assert widths == [n_features] * (24 // n_features) + [24 % n_features] * (24 % n_features > 0)
     np.testing.assert_array_equal(found["n_ablated"], whole["n_ablated"])
     np.testing.assert_allclose(

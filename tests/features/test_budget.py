@@ -9,7 +9,7 @@ import pytest
 from tests.import_graph import ROOT
 
 PROGRAM = """
-import json, sys
+import ctypes, gc, json, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -29,7 +29,7 @@ n_features, memory_mb, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.arg
 torch.set_num_threads(1)
 source, tokens = ToySource(d_mlp=64), make_tokens(folder / "tokens", n_heldout=128)
 config = FeaturesConfig(memory_mb=memory_mb, ablation=True, other="A/0", logit_min_count=0)
-dictionaries = {n: random_dictionary(n, 64, bias=-6.0) for n in (1024, n_features)}
+dictionaries = {n: random_dictionary(n, 64, bias=-3.5) for n in (1024, n_features)}
 
 def run(n, name, config):
     other = Side("A/0", source, dictionaries[1024])
@@ -39,15 +39,17 @@ def run(n, name, config):
     return len(making.part.firings.token) + len(making.part.other.token)
 
 run(1024, "first", replace(config, n_tokens=64))
+gc.collect()
+ctypes.CDLL(None).malloc_trim(0)  # what was freed would be taken again unseen
 before = memory("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
 n_firings = run(n_features, "whole", config)
-print(json.dumps([memory("VmHWM") - before, n_firings * 40 / 2**20]))
+print(json.dumps([memory("VmHWM") - before, n_firings * 48 / 2**20]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_features", "memory_mb"), [(4096, 192), (32_768, 192), (32_768, 384)])
+@pytest.mark.parametrize(("n_features", "memory_mb"), [(4096, 192), (32_768, 256), (32_768, 384)])
 def test_peak(tmp_path, n_features, memory_mb):
     given = [str(value) for value in (n_features, memory_mb, tmp_path)]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *given], cwd=ROOT, capture_output=True, text=True)
