@@ -9,7 +9,7 @@ export PYTHONUNBUFFERED := 1
 repro: setup
 	dvc repro
 
-# Two transformers, a control with shuffled weights, four dictionaries, compared: some 60 minutes, 5 GB, in full/ (README, "Several dictionaries").
+# Two transformers, a control with shuffled weights, four dictionaries, compared: some 50 minutes, 5 GB, in full/ (README, "Several dictionaries").
 full: setup
 	cd full && dvc repro
 
