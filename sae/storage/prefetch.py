@@ -150,7 +150,7 @@ class _Window:
         now = self._now
         self._load(now, 1.0)
         assert now.rows is not None
-        gathering = self._pool.submit(_gather, self._plan, now.loaded, now.rows, now.first_rows, part, out)
+        gathering = self._pool.submit(_gather, self._plan, now.loaded, now.rows, now.first_rows, part, [out])
         now.gathering.append(gathering)
         if self._next is not None:
             self._load(self._next, part.stop / now.first_rows[-1])
@@ -171,6 +171,8 @@ def _gather(
     permutation: Future[np.ndarray],
     first_rows: np.ndarray,
     part: Part,
-    out: np.ndarray,
+    outs: list[np.ndarray],
 ) -> None:
-    gather([each.result() for each in loaded], first_rows, permutation.result()[part.start : part.stop], plan.dtype, out)
+    """Fills the one of `outs`, which is taken out: a thread lets go of what it was given only some time after all is done, when
+    the batch may be gone and the next but one wants its memory."""
+    gather([each.result() for each in loaded], first_rows, permutation.result()[part.start : part.stop], plan.dtype, outs.pop())

@@ -4,8 +4,10 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
+from concurrent.futures.thread import _WorkItem
 from itertools import islice, pairwise
 
 import numpy as np
@@ -207,7 +209,10 @@ class CountedBuffers:
 @pytest.mark.parametrize("n_rows", [5, 50, 130])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_is_in_memory_at_once_is_bounded(tmp_path, monkeypatch, threads, n_rows):
-    """By the formula in the docstring of `batches`: 2 CHUNKS_MIXED chunks, threads + 2 batches besides the caller's one."""
+    """By the formula in the docstring of `batches`: 2 CHUNKS_MIXED chunks, threads + 2 batches besides the caller's one; also
+    where threads are slow to take the next task, holding the last one."""
+    run = _WorkItem.run
+    monkeypatch.setattr(_WorkItem, "run", lambda item: (run(item), time.sleep(0.002)))
     store, _ = store_of(tmp_path / "store")
     counted = Counted(monkeypatch)
     assert sum(len(batch) for batch in islice(store.batches(n_rows, threads=threads), 40)) == 40 * n_rows
