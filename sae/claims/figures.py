@@ -84,8 +84,8 @@ class Study:
         if self.claim("sensitive").verdict != "does not hold":
             return ""
         return (
-            f"No feature agrees with the hypothesis better than a neuron does: {self.feature} is the best there is, and what "
-            "follows is true of it, not of a feature for the hypothesis."
+            f"No feature agrees with the hypothesis clearly better than a neuron does: {self.feature} is the best there is, and "
+            "what follows is true of it, not of a feature for the hypothesis."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def test_all_is_said(made, studies):
 
 def test_without_a_feature_for_the_hypothesis_that_is_said(studies):
     found = studies[0]
-    said = f"No feature agrees with the hypothesis better than a neuron does: {found.feature}"
+    said = f"No feature agrees with the hypothesis clearly better than a neuron does: {found.feature}"
     for holds, expected in ((True, ""), (False, said)):
         decided = Claim("sensitive", (Figure("", Interval(1.0), "", Interval(0.0), holds),))
         changed = replace(found, claims=(decided, *(claim for claim in found.claims if claim.name != "sensitive")))
