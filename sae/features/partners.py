@@ -43,7 +43,8 @@ class Partners(NamedTuple):
     def of(cls, firings: Firings, n_places: int, n_tokens: int) -> "Partners":
         """`n_places` is the length of the pass, BOS included, of which `n_tokens` count."""
         scale, alive = Scale.of(firings, n_tokens), np.flatnonzero(firings.n_active)
-        ratio = scale.total[alive] / np.maximum(scale.spread[alive], 1e-300)
+        total, deviation = scale.total[alive], scale.spread[alive]
+        ratio = np.divide(total, deviation, out=np.full(len(alive), np.inf), where=deviation > 0)
         return cls(by_token(firings, n_places), scale, n_tokens, alive[np.argsort(ratio, kind="stable")])
 
 

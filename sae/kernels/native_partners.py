@@ -52,7 +52,7 @@ def best_partners(
         itself = own + i if own >= 0 else -1
         n_seen = 0
         for k in range(start[i], start[i + 1]):
-            weight = float(value[k])
+            weight = np.float64(value[k])  # `float` leaves float32, whose products vanish below 1e-45
             for m in range(token_start[token[k]], token_start[token[k] + 1]):
                 j = unit[m]
                 if products[j] == 0.0:
