@@ -4,7 +4,9 @@ rest for what fires."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sae.errors import ConfigError
 from sae.features.config import FeaturesConfig
+from sae.features.firings import BYTES_EACH
 from sae.features.table import CHUNK_FEATURES, N_BINS, N_LOGITS
 
 MOST_FEATURES = 4096
@@ -28,7 +30,16 @@ class Budget:
 
     @classmethod
     def of(cls, config: FeaturesConfig, n_features: int, d_mlp: int) -> "Budget":
+        """Raises `ConfigError` where not one chunk of the table fits with its sums."""
         total, each = config.memory_mb * 2**20, 8 * d_mlp
+        n_least = min(n_features, CHUNK_FEATURES)
+        least = n_least * (each + column_bytes(config, d_mlp))
+        if total < least:
+            raise ConfigError(
+                f"features.memory_mb = {config.memory_mb} does not hold the columns of {n_least:,} features over {d_mlp:,} "
+                f"neurons, the fewest that are made at a time: raise it to {-(-least // 2**20):,}, and by {BYTES_EACH} bytes for "
+                "each activation above 0"
+            )
         n_held = max(1, min(n_features, total // 4 // each))
         return cls(total, n_held * each, n_held)
 
@@ -49,8 +60,13 @@ class Budget:
 
     def blocks(self, config: FeaturesConfig, n_features: int, d_mlp: int) -> Iterator[slice]:
         """Features whose columns are made at a time: whole chunks of the table, but at the end."""
-        choice = config.choice
-        slots = choice.n_slots * (SLOT_BYTES + WINDOW_BYTES * (2 * choice.window + 1))
-        fit = self.working // (slots + NEURON_BYTES * d_mlp + 16 * (N_BINS + N_LOGITS))
+        fit = self.working // column_bytes(config, d_mlp)
         size = max(CHUNK_FEATURES, min(MOST_FEATURES, fit // CHUNK_FEATURES * CHUNK_FEATURES))
         return (slice(first, min(first + size, n_features)) for first in range(0, n_features, size))
+
+
+def column_bytes(config: FeaturesConfig, d_mlp: int) -> int:
+    """Of one feature's columns while they are made."""
+    choice = config.choice
+    slots = choice.n_slots * (SLOT_BYTES + WINDOW_BYTES * (2 * choice.window + 1))
+    return slots + NEURON_BYTES * d_mlp + 16 * (N_BINS + N_LOGITS)

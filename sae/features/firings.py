@@ -1,5 +1,6 @@
 """Everything that fired in one pass: (feature, token, value), held in memory and sorted by feature once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -93,11 +94,12 @@ def check_budget(n_firings: int, budget: int, fraction_read: float, section: str
     """Raises `ConfigError` where so many take more than `budget` bytes; `fraction_read` of the pass is behind us."""
     if n_firings * BYTES_EACH <= budget:
         return
-    needed = n_firings * BYTES_EACH / fraction_read / 2**20
+    needed = n_firings * BYTES_EACH / fraction_read
+    more = math.ceil(1.6 * (needed - budget) / 2**20)  # of what is added to memory_mb five eighths at least are for firings
     raise ConfigError(
-        f"{section}.memory_mb leaves {budget / 2**20:.0f} for what fires, which is spent after {fraction_read:.0%} of the tokens "
-        f"({n_firings:,} activations above 0); the whole would need about {needed:,.0f}: raise memory_mb by so much, "
-        f"or lower {section}.n_tokens to {0.95 * fraction_read:.0%} of what it is, or train with a larger l1, "
+        f"{section}.memory_mb leaves {budget / 2**20:,.1f} for what fires, which is spent after {fraction_read:.0%} of the tokens"
+        f" ({n_firings:,} activations above 0); the whole would need about {needed / 2**20:,.1f}: raise memory_mb by {more:,}, "
+        f"or lower {section}.n_tokens to {95 * budget / needed:.2g}% of what it is, or train with a larger l1, "
         "as so many active features are no sparse code"
     )
 
@@ -112,8 +114,8 @@ class FiringsReader:
     """Gathers the firings of batch after batch, within a budget of memory."""
 
     n_features: int
-    budget: int
-    """Bytes."""
+    budget: int | None
+    """Bytes; None where the caller checks what it holds (`check_budget`)."""
     section: str = "features"
     """Of params.yaml, whose `memory_mb` and `n_tokens` the error names."""
     n_firings: int = 0
@@ -125,7 +127,8 @@ class FiringsReader:
         row, unit, value = (part.cpu().numpy() for part in active)
         self._parts.append((unit.astype(feature_type(self.n_features)), token[row].astype(np.int32), value))
         self.n_firings += len(value)
-        check_budget(self.n_firings, self.budget, fraction_read, self.section)
+        if self.budget is not None:
+            check_budget(self.n_firings, self.budget, fraction_read, self.section)
 
     def result(self) -> Firings:
         """All that was added; the reader is empty afterwards."""

@@ -61,15 +61,16 @@ def read(
 ) -> Part:
     """A share of the pass: the `share.first`-th of `share.n` runs of whole batches.
 
-    Raises `ConfigError` where `memory_mb` does not hold what fires, `NumericsError` for NaN in activations."""
+    Raises `ConfigError` where `memory_mb` does not hold what fires, or no chunk of the table, `NumericsError` for NaN in
+    activations."""
     split = tokens.split("heldout")
     limit = n_contexts(split, config.n_tokens)
     contexts = contexts_of_share(source, split, limit, config.contexts_per_batch, share)
     shift = first_mean(source, split, limit, config)
     budget = Budget.of(config, dictionary.n_features, dictionary.d_mlp)
     products = NeuronProducts(budget.n_held, dictionary.d_mlp, split.context_length)
-    reader = FiringsReader(dictionary.n_features, budget.firings)
-    beside = FiringsReader(other.dictionary.n_features, budget.firings) if other else None
+    reader = FiringsReader(dictionary.n_features, None)  # both together are checked below
+    beside = FiringsReader(other.dictionary.n_features, None) if other else None
     neurons = Moments.zeros(dictionary.d_mlp, source.device)
 
     def centred_rows(label: str) -> Iterator[tuple[Batch, Rows, Rows]]:
@@ -79,7 +80,7 @@ def read(
 
     for batch, rows, centred in centred_rows("features"):
         place = np.flatnonzero(batch.keep.flatten().cpu().numpy()) + batch.first * split.context_length
-        done = (batch.first + len(batch.tokens) - contexts.start) / len(contexts)
+        done = (batch.first + len(batch.tokens) - contexts.start) / limit
         active = fired(dictionary, rows, budget.entries)
         reader.add(active, place, fraction_read=done)
         products.add(batch, centred, *(part.cpu().numpy() for part in (active.unit, active.row, active.value)))
@@ -87,7 +88,7 @@ def read(
         if other and beside:
             seen = rows if other.source is source else kept_rows(other.source.activations(batch.tokens), batch)
             beside.add(fired(other.dictionary, seen, budget.entries), place, fraction_read=done)
-            check_budget(reader.n_firings + beside.n_firings, budget.firings, done, "features")
+        check_budget(reader.n_firings + (beside.n_firings if beside else 0), budget.firings, done, "features")
     products.firings = reader.result()
     products.reread = lambda: ((batch, centred) for batch, _, centred in centred_rows("features, neurons"))
     return Part(
@@ -166,11 +167,11 @@ def merge(parts: Sequence[Part], config: FeaturesConfig) -> Part:
         end = part.contexts.stop
     if end != limit:
         raise ConfigError(f"shares are missing: they end at context {end:,} of {limit:,}; read the others too")
-    if len(parts) == 1:
-        return parts[0]
     others = [part.other for part in parts if part.other is not None]
     n_firings = sum(len(firings.token) for firings in (*(part.firings for part in parts), *others))
     check_budget(n_firings, Budget.of(config, parts[0].firings.n_features, len(parts[0].neurons.total)).firings, 1.0, "features")
+    if len(parts) == 1:
+        return parts[0]
     neurons = parts[0].neurons
     for part in parts[1:]:
         neurons = neurons.merge(part.neurons)

@@ -143,7 +143,8 @@ def test_a_budget_that_is_spent_says_what_would_do(made, monkeypatch):
     source, dictionary, tokens, *_ = made
     monkeypatch.setattr("sae.features.firings.BYTES_EACH", 2000)
     with pytest.raises(
-        ConfigError, match=r"features.memory_mb leaves 1 for what fires, which is spent after \d+% of the tokens.*raise memory_mb"
+        ConfigError,
+        match=r"features.memory_mb leaves 0.9 for what fires, which is spent after \d+% of the tokens.*raise memory_mb",
     ):
         collect(source, dictionary, tokens, dataclasses.replace(CONFIG, memory_mb=1, contexts_per_batch=4))
 

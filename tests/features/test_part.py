@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -92,8 +93,11 @@ def test_missing_and_doubled_shares_are_told(made, monkeypatch):
         with pytest.raises(ConfigError, match=r"not all shares of one pass: contexts .*8 to 20 of 30"):
             merge(wrong, CONFIG)
     monkeypatch.setattr("sae.features.firings.BYTES_EACH", 10**4)
-    with pytest.raises(ConfigError, match="memory_mb leaves 1 for what fires"):
+    with pytest.raises(ConfigError, match=r"memory_mb leaves 0\.9 for what fires"):
         merge(shares, dataclasses.replace(CONFIG, memory_mb=1))
+    alone = dataclasses.replace(shares[0], limit=shares[0].contexts.stop)
+    with pytest.raises(ConfigError, match=r"memory_mb leaves 0\.9 for what fires"):
+        merge([alone], dataclasses.replace(CONFIG, memory_mb=1))
 
 
 def test_written_and_read_back(made, tmp_path):
@@ -130,7 +134,10 @@ def test_the_budget_is_divided():
     narrow, wide = (Budget.of(dataclasses.replace(CONFIG, memory_mb=64), n, d_mlp=512) for n in (4096, 10**6))
     assert (narrow.n_held, narrow.sums, narrow.working, narrow.firings) == (4096, 16 * mib, 8 * mib, 40 * mib)
     assert (wide.n_held, wide.sums, wide.firings) == (4096, 16 * mib, 40 * mib)
-    assert Budget.of(dataclasses.replace(CONFIG, memory_mb=1), 10**6, d_mlp=512).n_held == 64
+    with pytest.raises(
+        ConfigError, match=r"features\.memory_mb = 1 does not hold .*512 features over 512 neurons.*raise it to 16"
+    ):
+        Budget.of(dataclasses.replace(CONFIG, memory_mb=1), 10**6, d_mlp=512)
     assert narrow.entries == mib // 2
     large = Budget.of(FeaturesConfig(), 131_072, d_mlp=512)
     assert large.n_held == 131_072, "all, of 2 GiB"
@@ -138,6 +145,17 @@ def test_the_budget_is_divided():
         blocks = list(made.blocks(CONFIG if made is large else FeaturesConfig(), n, 512))
         assert [block.start for block in blocks] == list(range(0, n, size))
         assert [block.stop for block in blocks] == [*range(size, n, size), n]
+
+
+@pytest.mark.parametrize(("n_features", "d_mlp"), [(24, 16), (700, 16), (24, 2048), (700, 2048), (131_072, 16_384)])
+def test_the_least_memory_holds_the_sums_of_what_is_made_at_a_time(n_features, d_mlp):
+    with pytest.raises(ConfigError, match="raise it to") as told:
+        Budget.of(dataclasses.replace(CONFIG, memory_mb=1, n_top=500), n_features, d_mlp)
+    least = int(re.search(r"raise it to ([\d,]+)", str(told.value))[1].replace(",", ""))
+    made = dataclasses.replace(CONFIG, memory_mb=least, n_top=500)
+    held = Budget.of(made, n_features, d_mlp)
+    assert held.n_held >= max(block.stop - block.start for block in held.blocks(made, n_features, d_mlp))
+    assert held.firings > 0
 
 
 def test_both_dictionaries_share_the_budget(made, monkeypatch):
@@ -149,6 +167,27 @@ def test_both_dictionaries_share_the_budget(made, monkeypatch):
     read(source, dictionary, tokens, CONFIG)
     with pytest.raises(ConfigError, match=r"features\.memory_mb leaves .* for what fires, which is spent after"):
         read(source, dictionary, tokens, CONFIG, other=other)
+
+
+@pytest.mark.parametrize("share", [Share(0, 1), Share(1, 2)])
+def test_what_the_error_of_a_spent_budget_advises_is_enough(made, monkeypatch, share):
+    """For the whole pass, with both dictionaries, also where a share or the first batch finds it out."""
+    source, dictionary, tokens, other, *_ = made
+    monkeypatch.setattr("sae.features.firings.BYTES_EACH", 2000)
+    small = dataclasses.replace(CONFIG, memory_mb=1)
+    with pytest.raises(ConfigError, match="raise memory_mb by") as told:
+        read(source, dictionary, tokens, small, share=share, other=other)
+    more = int(re.search(r"raise memory_mb by ([\d,]+)", str(told.value))[1].replace(",", ""))
+    percent = float(re.search(r"n_tokens to (\S+)%", str(told.value))[1])
+    assert 2 < more < 30
+    assert percent > 5
+    n_tokens = 30 * tokens.split("heldout").context_length
+    for enough in (
+        dataclasses.replace(CONFIG, memory_mb=1 + more),
+        dataclasses.replace(small, n_tokens=int(n_tokens * percent / 100)),
+    ):
+        shares = [read(source, dictionary, tokens, enough, share=Share(i, 2), other=other) for i in range(2)]
+        merge(shares, enough)
 
 
 def test_most_correlated_features_are_exact(made):

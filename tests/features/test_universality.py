@@ -158,7 +158,7 @@ def test_the_same_dictionary_in_another_order_is_found(toy):
 def test_what_cannot_be_compared_says_so(toy):
     tokens, first, second = toy
     big = Side("A/3", first.source, random_dictionary(n_features=3000, bias=5.0))
-    with pytest.raises(ConfigError, match=r"universality\.memory_mb leaves 1 .* is spent"):
+    with pytest.raises(ConfigError, match=r"universality\.memory_mb leaves 1\.0 .* is spent"):
         compare(big, second, tokens, dataclasses.replace(CONFIG, memory_mb=1))
     with pytest.raises(CorpusError, match="cannot be shuffled"):
         compare(first, second, tokens, dataclasses.replace(CONFIG, n_tokens=1))
