@@ -11,6 +11,7 @@ b_enc is then shifted by one constant to the wanted L0 on the rows that the cont
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -85,6 +86,13 @@ class StoreRows:
 def source_of(rows: str, seed: int) -> TimingRows | StoreRows:
     """Synthetic rows of one of `NONLINEARITIES`, or those of the store at the path `rows`."""
     return TimingRows(seed, rows) if rows in NONLINEARITIES else StoreRows(Path(rows), seed)
+
+
+def check_rows(kinds: Sequence[str]) -> None:
+    """Raises `ConfigError` for what is neither one of `NONLINEARITIES` nor the path of a store."""
+    for kind in kinds:
+        if kind not in NONLINEARITIES and not Path(kind, "run.json").is_file():
+            raise ConfigError(f"--rows {kind}: must be one of {', '.join(NONLINEARITIES)}, or the path of an activation store")
 
 
 def train_weights(n_steps: int, rows: str) -> dict[str, Tensor]:

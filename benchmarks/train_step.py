@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.harness import Repeat, Summary, Worker, interleave, provenance, summarise, table, timed, write_record
 from benchmarks.peers import environment
-from benchmarks.problem import NONLINEARITIES, TRAINING_L1, parse_l0, write_problem
+from benchmarks.problem import NONLINEARITIES, TRAINING_L1, check_rows, parse_l0, write_problem
 from benchmarks.quiet import Limits
 from sae.errors import ConfigError, SaeError
 
@@ -169,10 +169,11 @@ def render(mode: Mode, found: dict[str, dict[str, Any]], settings: Settings, at_
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Print the tables as they come; the record of all of it."""
+    """Print the tables as they come; the record of all of it. Wrong rows or L0 are told before the first."""
+    check_rows(settings.rows)
+    wanted = [(text, parse_l0(text, settings.m)) for text in settings.l0]
     record: dict[str, Any] = {"settings": asdict(settings), **provenance(), "results": []}
-    for kind, text in itertools.product(settings.rows, settings.l0):
-        l0 = parse_l0(text, settings.m)
+    for kind, (text, l0) in itertools.product(settings.rows, wanted):
         with tempfile.TemporaryDirectory() as folder:
             problem = Path(folder, "problem.safetensors")
             d_mlp, nonzero = write_problem(

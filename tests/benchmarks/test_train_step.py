@@ -1,9 +1,13 @@
 """Every contestant gets the same task, and it is the one that is said."""
 
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import train_step
 from benchmarks.batches import batches
 from benchmarks.problem import StoreRows, TimingRows, parse_l0, shift_to_l0, source_of, weights_from_rows
 from benchmarks.steppers.ours import Ours
@@ -51,6 +55,20 @@ def test_rows_of_a_store(tmp_path):
     assert drawn.shape == (5000, 4)
     assert float(drawn.norm(dim=1).mean()) == pytest.approx(2, rel=0.02)
     assert torch.equal(drawn, StoreRows(made, seed=3).draw(5000))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"rows": ("relu", "nonsense")}, "--rows nonsense: must be one of relu, relu-half, gelu, or the path"),
+        ({"l0": ("20", "many")}, "--l0 many: must be"),
+    ],
+)
+def test_wrong_rows_are_told_before_anything_is_timed(monkeypatch, wrong, told):
+    monkeypatch.setattr(train_step, "write_problem", lambda *_, **__: pytest.fail("began"))
+    monkeypatch.setattr(sys, "argv", ["train_step"])
+    with pytest.raises(ConfigError, match=told):
+        train_step.run(replace(train_step.parse()[0], **wrong))
 
 
 def test_l0_as_text():
