@@ -1,6 +1,7 @@
 """docs/results.md is made whole, or not at all."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,3 +41,8 @@ def test_every_study_and_a_table_or_nothing(tmp_path, monkeypatch):
         assert f"what {study.folder} says" in text
         assert f"(images/results/{study.folder}-one.png)" in text
         assert (tmp_path / f"docs/images/results/{study.folder}-one.png").read_bytes() == study.folder.encode()
+    monkeypatch.setattr("pipelines.results.to_markdown", Mock(side_effect=OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        main("A/1", tmp_path / "docs")
+    assert (tmp_path / "docs/results.md").read_text(encoding="utf-8") == text
+    assert (tmp_path / "docs/images/results/claims-one.png").read_bytes() == b"claims"
