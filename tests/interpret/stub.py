@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _raw(self, fault):
         """Bytes that never come to an end: of a header, of what a refusal says, of answers that announce another."""
-        begins = {"drip head": b"HTTP/1.1 200 OK\r\nX: ", "drip refusal": b"HTTP/1.1 400 No\r\nContent-Length: 500\r\n\r\n"}
+        begins = {"drip head": b"HTTP/1.1 200 OK\r\nX: ", "drip refusal": b"HTTP/1.1 400 No\r\nContent-Length: 9999\r\n\r\n"}
         self.wfile.write(begins.get(fault, b""))
         while not self.server.closing.wait(0.05):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" if fault == "on and on" else b"x")
