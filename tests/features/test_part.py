@@ -135,7 +135,7 @@ def test_the_budget_is_divided():
     assert (narrow.n_held, narrow.sums, narrow.working, narrow.firings) == (4096, 16 * mib, 8 * mib, 40 * mib)
     assert (wide.n_held, wide.sums, wide.firings) == (4096, 16 * mib, 40 * mib)
     with pytest.raises(
-        ConfigError, match=r"features\.memory_mb = 1 does not hold .*512 features over 512 neurons.*raise it to 16"
+        ConfigError, match=r"features\.memory_mb = 1 is too little for .*512 features over 512 neurons.*raise it to 46"
     ):
         Budget.of(dataclasses.replace(CONFIG, memory_mb=1), 10**6, d_mlp=512)
     assert narrow.entries == mib // 2
