@@ -6,10 +6,7 @@ for. The peak of memory (VmHWM) is taken less what stood before the pass: librar
 """
 
 import argparse
-import ctypes
-import gc
 import json
-import re
 import tempfile
 import time
 from dataclasses import replace
@@ -18,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.memory import forget_peak, status_kilobytes
 from sae.dictionary.base import Dictionary
 from sae.dictionary.disk import read_dictionary
 from sae.features.collect import Making
@@ -26,13 +24,6 @@ from sae.features.table import write_blocks
 from sae.source.site import ActivationSource
 from sae.source.transformer import load_source
 from sae.storage.tokens import TokenStore, to_tensor
-
-
-def memory(name: str) -> float:
-    """MiB of this process: VmHWM its peak, VmRSS now."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 @torch.no_grad()
@@ -77,13 +68,10 @@ def main() -> None:
         dictionary = widened(dictionary, given.n_features, given.l0, rows_of(source, tokens))
     config = FeaturesConfig(n_tokens=given.n_tokens, memory_mb=given.memory_mb, ablation=given.ablation)
     Making(source, dictionary, tokens, replace(config, n_tokens=2048))  # so that all is compiled
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed would be taken again unseen
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
-    before, wall, cpu = memory("VmRSS"), time.monotonic(), time.process_time()
+    before, wall, cpu = forget_peak(trim=True), time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         making = Making(source, dictionary, tokens, config)
-        read_wall, read_cpu, read_peak = time.monotonic() - wall, time.process_time() - cpu, memory("VmHWM") - before
+        read_wall, read_cpu, read_peak = time.monotonic() - wall, time.process_time() - cpu, status_kilobytes("VmHWM") - before
         write_blocks(Path(folder), making.blocks(), dictionary.n_features, making.info, tokens.vocabulary)
     wall, cpu, n = time.monotonic() - wall, time.process_time() - cpu, dictionary.n_features
     found = {
@@ -94,9 +82,9 @@ def main() -> None:
         "cpu_ms_a_feature": 1000 * cpu / n,
         "wall_s": wall,
         "cpu_s": cpu,
-        "of_it_reading": {"wall_s": read_wall, "cpu_s": read_cpu, "peak_mb": read_peak},
-        "peak_mb": memory("VmHWM") - before,
-        "before_mb": before,
+        "of_it_reading": {"wall_s": read_wall, "cpu_s": read_cpu, "peak_mb": read_peak / 1024},
+        "peak_mb": (status_kilobytes("VmHWM") - before) / 1024,
+        "before_mb": before / 1024,
         "memory_mb": config.memory_mb,
     }
     print(json.dumps({key: round(value, 2) if isinstance(value, float) else value for key, value in found.items()}, indent=1))

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.memory import forget_peak, status_kilobytes
 from benchmarks.quiet import read_busy_seconds
-from benchmarks.worker import status_kilobytes
 
 CONTEXT = 128
 """Positions in a row of SAELens' cache."""
@@ -101,8 +101,7 @@ class Session:
 
     def __init__(self, reader: str, path: str, n_rows: int, d_mlp: int):
         self.batches = READERS[reader](path, n_rows, d_mlp)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again here
-        self.resident_kb = status_kilobytes("VmRSS")
+        self.resident_kb = forget_peak()
 
     def run(self, steps: int) -> dict[str, float]:
         """Of `steps` batches, each let go before the next is asked for, as a step of training would."""

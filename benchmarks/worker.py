@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.contestants import CONTESTANTS
+from benchmarks.memory import forget_peak, status_kilobytes
 from benchmarks.quiet import read_busy_seconds
 
 CHECK_ROWS = 512
@@ -33,13 +33,6 @@ class Stepper(Protocol):
 
     def measure(self, x: Tensor) -> tuple[float, float]:
         """L0 and Σ_d (x − x̂)², means over the rows of `x`, by the contestant's own encoder and decoder."""
-
-
-def status_kilobytes(field: str) -> int:
-    """A field of /proc/self/status in kB: VmRSS (resident now), VmHWM (its peak). `ru_maxrss` would do for the peak, but
-    remembers the parent's."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 def clocked(step: Callable[[], object], steps: int) -> dict[str, float]:
@@ -63,8 +56,7 @@ class Session:
         self.batches = tensors.pop("rows").split(batch_size)
         self.stepper: Stepper = make(tensors, l1=l1, learning_rate=learning_rate, batch_size=batch_size, **contestant.options)
         self.n_steps = 0
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again here: loading is not counted
-        self.resident_kb = status_kilobytes("VmRSS")
+        self.resident_kb = forget_peak()  # loading is not counted
 
     def run(self, steps: int) -> dict[str, float]:
         """Time `steps` steps."""

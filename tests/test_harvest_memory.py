@@ -12,15 +12,12 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import torch
+from benchmarks.memory import forget_peak, status_kilobytes
 from sae import harvest
 from sae.storage import layout, writer
 from tests.support.stores import make_tokens
 from tests.support.toy_harvest import toy_config, toy_harvest
 from tests.support.toy_source import ToySource
-
-def memory(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 n_rows, task, shard, folder = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 torch.set_num_threads(1)
@@ -28,11 +25,10 @@ harvest.TASK_BYTES, layout.CHUNK_BYTES, writer.SLICE_BYTES = task, shard // layo
 source, tokens = ToySource(d_mlp=256), make_tokens(folder / "tokens", n_train=-(-n_rows // 15))
 config = {"n_rows": n_rows, "positions_per_context": 15, "batch_contexts": 32}
 toy_harvest(folder / "first", tokens, source, **{**config, "n_rows": 200})
-before = memory("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
+before = forget_peak()
 toy_harvest(folder / "store", tokens, source, **config)
 plan = harvest.Plan(toy_config(**config), tokens.split("train"), tokens.bos, 256)
-print(json.dumps([memory("VmHWM") - before, plan.memory_bytes, plan.layout.n_shards]))
+print(json.dumps([1024 * (status_kilobytes("VmHWM") - before), plan.memory_bytes, plan.layout.n_shards]))
 """
 
 

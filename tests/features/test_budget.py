@@ -9,10 +9,11 @@ import pytest
 from tests.import_graph import ROOT
 
 PROGRAM = """
-import ctypes, gc, json, sys
+import json, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
+from benchmarks.memory import forget_peak, status_kilobytes
 from sae.features.collect import Making
 from sae.features.config import FeaturesConfig
 from sae.features.side_by_side import Side
@@ -20,10 +21,6 @@ from sae.features.table import write_blocks
 from tests.features.toy import random_dictionary
 from tests.support.stores import make_tokens
 from tests.support.toy_source import ToySource
-
-def memory(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 n_features, memory_mb, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 torch.set_num_threads(1)
@@ -39,12 +36,9 @@ def run(n, name, config):
     return len(making.part.firings.token) + len(making.part.other.token)
 
 run(1024, "first", replace(config, n_tokens=64))
-gc.collect()
-ctypes.CDLL(None).malloc_trim(0)  # what was freed would be taken again unseen
-before = memory("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
+before = forget_peak(trim=True)
 n_firings = run(n_features, "whole", config)
-print(json.dumps([memory("VmHWM") - before, n_firings * 48 / 2**20]))
+print(json.dumps([(status_kilobytes("VmHWM") - before) / 1024, n_firings * 48 / 2**20]))
 """
 
 

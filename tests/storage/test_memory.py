@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sae.storage.activations import CHUNKS_MIXED
+from tests.import_graph import ROOT
 from tests.support.activations import write_store
 
 D_MLP, CHUNK_ROWS, BATCH, THREADS = 512, 512, 1024, 2
@@ -14,21 +15,16 @@ BUDGET_KB = (2 * CHUNKS_MIXED * CHUNK_ROWS * D_MLP * 2 + (THREADS + 3) * BATCH *
 READS = """
 import sys
 from itertools import islice
-from pathlib import Path
+from benchmarks.memory import forget_peak, status_kilobytes
 from sae.storage.activations import ActivationStore
-
-def kilobytes(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 path, n_rows, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 store = ActivationStore.open(path)
 next(store.batches(64, threads=1))  # what is compiled is not counted
-Path("/proc/self/clear_refs").write_text("5")
-before = kilobytes("VmRSS")
+before = forget_peak()
 for batch in islice(store.batches(n_rows, threads=threads), 2 * len(store) // n_rows):
     pass
-print(kilobytes("VmHWM") - before)
+print(status_kilobytes("VmHWM") - before)
 """
 
 
@@ -42,7 +38,7 @@ def test_reading_takes_no_more_than_the_budget_whatever_the_size(tmp_path, codec
         path = tmp_path / str(n_rows)
         write_store(path, values, origin, chunk_rows=CHUNK_ROWS, chunks_per_shard=16, codec=codec)
         command = [sys.executable, "-c", READS, str(path), str(BATCH), str(THREADS)]
-        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        peaks.append(int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout))
     print(f"\n{codec}: peaks {peaks} kB of {BUDGET_KB}")
     assert max(peaks) <= BUDGET_KB + 8192, "beside the budget: threads, decompressors, lists of rows"
     assert abs(peaks[1] - peaks[0]) <= 4096
