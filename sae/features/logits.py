@@ -15,6 +15,8 @@ SCALE_CONTEXTS = 512
 COUNTED_TOKENS = 2**24
 """Train tokens, at most, by which the vocabulary is counted."""
 BATCH_CONTEXTS = 16
+MOST_WEIGHTS = 2**21
+"""Logit weights [feature, vocab] at a time: with the copies that the histogram takes some 60 MiB, whatever the vocabulary."""
 CHUNK_FEATURES = 256
 NONE = -1
 
@@ -48,7 +50,7 @@ def logit_columns(
     """The table's logit columns, over the `allowed` tokens."""
     parts: list[dict[str, ndarray]] = []
     ids = torch.from_numpy(np.flatnonzero(allowed)).to(source.device)
-    for directions in W_dec.split(CHUNK_FEATURES):
+    for directions in W_dec.split(max(1, min(CHUNK_FEATURES, MOST_WEIGHTS // source.n_vocab))):
         weights = source.logit_weights(directions, inverse_scale)[:, ids]
         part = {"logit_histogram": np.zeros((len(directions), N_BINS), np.int64)}
         part["logit_edges"] = np.zeros((len(directions), 2), np.float32)

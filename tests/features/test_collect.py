@@ -10,6 +10,7 @@ import torch
 from sae.errors import ConfigError, NumericsError
 from sae.features.collect import collect
 from sae.features.config import FeaturesConfig
+from sae.features.logits import allowed_tokens, logit_columns
 from sae.features.table import COLUMNS
 from tests.features.toy import dense, setup
 
@@ -76,6 +77,21 @@ def test_coefficients_are_those_of_the_unit_vector(made):
         np.testing.assert_allclose(table["neuron_coefficient_values"][feature], W[feature][best], rtol=1e-5)
         assert table["n_neurons_above_tenth"][feature] == (abs(W[feature]) >= 0.1).sum()
         assert table["participation_ratio"][feature] == pytest.approx((W[feature] ** 2).sum() ** 2 / (W[feature] ** 4).sum())
+
+
+def test_logit_weights_are_made_some_features_at_a_time(made, monkeypatch):
+    """Of a large vocabulary fewer, the least is one."""
+    source, dictionary, tokens, *_ = made
+    allowed, sizes = allowed_tokens(tokens, 0, source.n_vocab), []
+    whole = logit_columns(source, dictionary.W_dec, 0.5, allowed)
+    plain = source.logit_weights
+    monkeypatch.setattr(source, "logit_weights", lambda *given: sizes.append(len(given[0])) or plain(*given))
+    for most, size in ((7 * source.n_vocab, 7), (1, 1)):
+        monkeypatch.setattr("sae.features.logits.MOST_WEIGHTS", most)
+        sizes.clear()
+        for name, values in logit_columns(source, dictionary.W_dec, 0.5, allowed).items():
+            np.testing.assert_allclose(values, whole[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        assert max(sizes) == size
 
 
 def test_logits_leave_out_rare_tokens(made):
