@@ -14,7 +14,7 @@ HEAVY = ("transformer_lens", "transformers", "datasets", "wandb", "dvc", "matplo
 
 def in_fresh_python(code: str) -> dict:
     """What `code` leaves in `found`, in a Python of its own."""
-    text = f"import json, sys, time\nfound = {{}}\n{code}\nprint(json.dumps(found))"
+    text = f"import json, sys\nfound = {{}}\n{code}\nprint(json.dumps(found))"
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -26,16 +26,16 @@ def test_import_sae_imports_nothing_else():
     assert found["modules"] == ["sae"]
 
 
-def test_public_names_cost_well_under_a_second_more_than_torch_and_no_heavy_package():
+def test_public_names_need_fewer_modules_than_torch_does_and_no_heavy_package():
+    """Counted, as seconds are the machine's."""
     found = in_fresh_python(
-        "start = time.process_time(); import torch; found['torch'] = time.process_time() - start\n"
-        "start = time.process_time(); import sae\n"
+        "import torch\ntorch_has = set(sys.modules)\nimport sae\n"
         "for name in sae.__all__: getattr(sae, name)\n"
-        "found['sae'] = time.process_time() - start\n"
-        "found['modules'] = sorted({n.split('.')[0] for n in sys.modules})"
+        "found['torch'] = len(torch_has)\n"
+        "found['sae'] = sorted(set(sys.modules) - torch_has)"
     )
-    assert not set(found["modules"]) & set(HEAVY)
-    assert found["sae"] < 1.0, f"{found['sae']:.2f} s beside torch's {found['torch']:.2f} s"
+    assert not {name.split(".")[0] for name in found["sae"]} & set(HEAVY)
+    assert len(found["sae"]) < found["torch"]
 
 
 def test_every_public_name_is_there_and_others_are_named_in_an_error():
