@@ -149,7 +149,7 @@ def test_a_file_too_large_for_the_disk(tmp_path: Path) -> None:
             sys.exit(error.exit_code)
     """
     with child(script, tmp_path / "a") as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 74, errors
     assert names(tmp_path) == set()
 
@@ -235,5 +235,5 @@ def test_locks_say_who_holds_them_and_can_be_waited_for(tmp_path: Path) -> None:
         waiting.start()
         time.sleep(0.1)
         events.append("first")
-    waiting.join(20)
+    waiting.join(300)
     assert events == ["first", "second"]

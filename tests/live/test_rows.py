@@ -125,7 +125,7 @@ def test_a_thread_makes_the_next_block_and_no_more():
     coming = ahead(blocks(), "cpu")
     for k in range(6):
         assert int(next(coming)[0, 0]) == k
-        assert made[k].acquire(timeout=20), "nobody makes the next one"
+        assert made[k].acquire(timeout=300), "nobody makes the next one"
         assert n_begun <= k + 2
     coming.close()
     assert makers

@@ -1,7 +1,6 @@
 """Other people's transformers: a hub cache laid out by hand with synthetic weights, and folders of the user's. No network."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -137,21 +136,19 @@ def test_its_artefact_needs_no_hub(cache: Path, tmp_path: Path, monkeypatch: pyt
     torch.testing.assert_close(logits.double(), slow_logits(weights, TOKENS), atol=1e-4, rtol=1e-4)
 
 
-def test_without_cache_or_hub_it_says_in_seconds_what_to_do(cache: Path) -> None:
-    start = time.monotonic()
+def test_without_cache_or_hub_it_says_in_seconds_what_to_do(cache: Path, slept: list[float]) -> None:
     with pytest.raises(UnavailableError, match=rf"{NAME} at revision {COMMIT} .*hf download {NAME} --revision {COMMIT}"):
         from_hub(NAME, COMMIT)
-    assert time.monotonic() - start < 5
+    assert sum(slept) < 5
 
 
-def test_an_unreachable_hub_too(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_too(cache: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
     """Online, but nobody listens there."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    start = time.monotonic()
     with pytest.raises(UnavailableError, match="out of reach"):
         from_hub(NAME, COMMIT)
-    assert time.monotonic() - start < 5
+    assert sum(slept) < 5
 
 
 def test_a_cache_without_the_weights_is_no_cache(cache: Path) -> None:

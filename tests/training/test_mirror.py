@@ -19,6 +19,9 @@ from sae.training.observers import JsonLog, WandbConfig, WandbLog
 from tests.training.stub_wandb import Server, Staller
 from tests.training.wandb_file import history
 
+SOON, PATIENCE = 30.0, 300.0
+"""Seconds, many times what an idle machine takes: a run that waits for W&B is longer held up than the first; only what hangs
+takes the other."""
 DENSITY = (np.array([1, 2]), np.array([0.0, 1.0, 2.0]))
 
 
@@ -30,7 +33,7 @@ def online(monkeypatch):
     return lambda url: monkeypatch.setenv("WANDB_BASE_URL", url)
 
 
-def begin(folder, *, mode, timeout=20.0, states=(None, None)):
+def begin(folder, *, mode, timeout=PATIENCE, states=(None, None)):
     log = folder / "run.jsonl"
     rows = JsonLog(log)
     rows.start(states[0])
@@ -45,8 +48,8 @@ def record(rows, steps):
         rows.record(step, {"loss": 1.0 / step, "log10_density": DENSITY})
 
 
-def wait_until(true, seconds=60.0):
-    until = time.monotonic() + seconds
+def wait_until(true):
+    until = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.02)
@@ -56,7 +59,7 @@ def sae_sync(folder, *options):
     """In a process of its own: wandb keeps what it once read of the environment. A mirror's children may hold its lock a little
     longer than itself."""
     command = [sys.executable, "-c", "from sae.cli.main import app; app()", "sync", str(folder / "run.jsonl"), *options]
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while True:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != LockedError.exit_code or time.monotonic() > until:
@@ -243,7 +246,7 @@ def test_a_server_out_of_reach_costs_the_run_nothing(tmp_path, online, capsys, k
         staller.close()
     start = time.monotonic()
     rows, mirror = begin(tmp_path, mode="online", timeout=1.0)
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start < SOON
     record(rows, [10])
     wait_until(MirrorFolder(tmp_path / "run.jsonl").read_trouble)
     mirror.record(10, {})
@@ -252,7 +255,7 @@ def test_a_server_out_of_reach_costs_the_run_nothing(tmp_path, online, capsys, k
     assert told.count("sae sync") == 1, "told once, while the run goes on"
     start = time.monotonic()
     mirror.close()
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < SOON
     rows.close()
     wait_until(lambda: not processes(str(tmp_path / "run.jsonl")))
     assert not list(tmp_path.glob("wandb/run-*/*.wandb")), "empty runs are left to be synced"
@@ -292,12 +295,12 @@ def test_a_server_that_dies_in_mid_run(tmp_path, online, capsys):
     online(server.url)
     rows, mirror = begin(tmp_path, mode="online", timeout=1.0)
     record(rows, [10, 20])
-    assert server.started.wait(30)
+    assert server.started.wait(300)
     server.die()
     record(rows, [30, 40])
     start = time.monotonic()
     mirror.close()
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < SOON
     rows.close()
     assert "sae sync" in capsys.readouterr().err
     for process in processes(str(tmp_path / "run.jsonl")):

@@ -42,7 +42,7 @@ def found(table, tmp_path_factory):
     done = subprocess.run(
         [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--dump-dom", address],
         capture_output=True,
-        timeout=90,
+        timeout=300,
         check=True,
     )
     result = re.search(rb'<pre id="result">([^<]*)</pre>', done.stdout)
