@@ -1,12 +1,15 @@
 """The universal claim: the same feature in another dictionary, over the same tokens."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from numpy import ndarray
+from torch import Tensor
 
+from sae.claims.agreement import Agreement, Tokens, agreement, sums_by_context
 from sae.claims.config import ClaimsConfig
 from sae.claims.evidence import Evidence
 from sae.claims.figures import Figure, Interval
@@ -15,40 +18,47 @@ from sae.features.side_by_side import Side
 from sae.proxies.agreement import Correlations
 
 CHUNK_ROWS = 512
+FOUND, SHUFFLED, WITH_SCORE, NEURONS = range(4)
+"""Pairs of an `Agreement` here; the last is missing where both dictionaries are of one transformer."""
 
 
 class Partner(NamedTuple):
-    """Of one unit, the unit of another population that correlates most with it. Exact, over all tokens."""
+    """Of a feature, the feature of another dictionary that correlates most with it, among all of them."""
 
     unit: int
-    correlation: float
-    shuffled: float
-    """The largest where contexts are shuffled: as many candidates, and nothing to find. NaN for a single context."""
-    with_score: float
-    """Of the partner with the hypothesis, as it reads its score; NaN where undefined."""
-
-
-class Partners(NamedTuple):
-    """By hypothesis."""
-
-    features: list[Partner]
-    """Of the best feature, among the other dictionary's features."""
-    neurons: list[Partner] | None
-    """Of the best neuron, among the other transformer's neurons; None where it is the same transformer."""
+    agreed: Agreement
+    """Correlations over the tokens of the contexts: of the two; of the feature on shuffled contexts with the other dictionary's
+    feature that is best there, as many candidates and nothing to find; of the partner with the hypothesis, as it reads its score;
+    of the best neuron with its own partner among the other transformer's neurons."""
 
 
 @torch.no_grad()
-def partners(evidence: Evidence, side: Side, other: Side, config: ClaimsConfig) -> Partners:
-    """One pass of the other dictionary over the contexts."""
-    one = side.source is other.source
-    n, device = len(evidence.best), other.source.device
-    units = {"features": other.dictionary.n_features} | ({} if one else {"neurons": other.source.d_mlp})
-    own = {
-        "features": np.stack([evidence.feature(best.feature) for best in evidence.best], axis=1),
-        "neurons": np.stack([evidence.neurons[best.neuron] for best in evidence.best], axis=1),
-    }
-    targets = {name: _targets(evidence, own[name]) for name in units}
-    sums = {name: Correlations(n_units, 3 * n, device) for name, n_units in units.items()}
+def partners(evidence: Evidence, side: Side, other: Side, config: ClaimsConfig) -> list[Partner]:
+    """By hypothesis. Two passes of the other dictionary over the contexts: which units are best, and what they do."""
+    one, n = side.source is other.source, len(evidence.best)
+    own = np.stack([evidence.feature(best.feature) for best in evidence.best], axis=1)
+    targets = [own, _shuffled(evidence, own)]
+    neurons = np.stack([evidence.neurons[best.neuron] for best in evidence.best], axis=1)
+    with_features = Correlations(other.dictionary.n_features, 2 * n, other.source.device)
+    with_neurons = Correlations(other.source.d_mlp, n, other.source.device)
+    for at, f, rows in _other(evidence, other, config):
+        with_features.add(f, _doubles(np.concatenate([values[at] for values in targets], axis=1), f))
+        if not one:
+            with_neurons.add(rows, _doubles(neurons[at], rows))
+    best, at_chance = _best(with_features).reshape(2, n)
+    chosen = [best, at_chance] if one else [best, at_chance, _best(with_neurons)]
+    columns = [np.zeros_like(own) for _ in chosen]
+    for at, f, rows in _other(evidence, other, config):
+        for column, units, values in zip(columns, chosen, (f, f, rows), strict=False):
+            column[at] = values[:, torch.from_numpy(units).to(values.device)].cpu().numpy()
+    pairs = [(own, columns[FOUND]), (targets[SHUFFLED], columns[SHUFFLED]), (columns[FOUND], evidence.score)]
+    if not one:
+        pairs.append((neurons, columns[2]))
+    return [Partner(int(best[h]), _agreement(evidence, [(x[:, h], y[:, h]) for x, y in pairs], config)) for h in range(n)]
+
+
+def _other(evidence: Evidence, other: Side, config: ClaimsConfig) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Of the tokens that count: which, the other dictionary's features, the other transformer's neurons."""
     read = batches(
         other.source,
         evidence.split,
@@ -60,59 +70,46 @@ def partners(evidence: Evidence, side: Side, other: Side, config: ClaimsConfig) 
     done = 0
     for batch in read:
         for rows in kept_rows(other.source.activations(batch.tokens), batch).split(CHUNK_ROWS):
-            for name, correlations in sums.items():
-                y = torch.from_numpy(targets[name][done : done + len(rows)]).to(device)
-                correlations.add(encode(other.dictionary, rows) if name == "features" else rows, y)
+            yield slice(done, done + len(rows)), encode(other.dictionary, rows), rows
             done += len(rows)
-    found = {name: _partners(correlations.pearson(), n) for name, correlations in sums.items()}
-    return Partners(found["features"], found.get("neurons"))
 
 
-def _targets(evidence: Evidence, own: ndarray) -> Float64[ndarray, "token target"]:
-    """A unit for each hypothesis, the same of other contexts, and the scores."""
-    grid = np.zeros((evidence.n_contexts * evidence.split.context_length, own.shape[1]))
-    grid[evidence.place] = own
-    rolled = np.roll(grid, evidence.n_contexts // 2 * evidence.split.context_length, axis=0)[evidence.place]
+def _doubles(values: ndarray, like: Tensor) -> Float64[Tensor, "token target"]:
+    return torch.from_numpy(values).to(like.device, torch.float64)
+
+
+def _best(correlations: Correlations) -> Int[ndarray, " target"]:
+    return np.nan_to_num(correlations.pearson(), nan=-1.0).argmax(1)
+
+
+def _shuffled(evidence: Evidence, own: ndarray) -> ndarray:
+    """What the features do on other contexts; nothing where there is no other, so that their correlation is undefined."""
     if evidence.n_contexts < 2:
-        rolled[:] = 0  # there is no other context; of what never varies the correlation is undefined
-    return np.concatenate([own, rolled, evidence.score], axis=1)
+        return np.zeros_like(own)
+    grid = np.zeros((evidence.n_contexts * evidence.split.context_length, own.shape[1]), own.dtype)
+    grid[evidence.place] = own
+    return np.roll(grid, evidence.n_contexts // 2 * evidence.split.context_length, axis=0)[evidence.place]
 
 
-def _partners(correlation: Float64[ndarray, "target unit"], n: int) -> list[Partner]:
-    found, shuffled, with_score = correlation[:n], correlation[n : 2 * n], correlation[2 * n :]
-    best = np.nan_to_num(found, nan=-1.0).argmax(1)
-    return [
-        Partner(int(unit), float(found[h, unit]), _largest(shuffled[h]), float(with_score[h, unit]))
-        for h, unit in enumerate(best)
-    ]
+def _agreement(evidence: Evidence, pairs: list[tuple[ndarray, ndarray]], config: ClaimsConfig) -> Agreement:
+    """All by the same resamplings of contexts."""
+    context = evidence.place // evidence.split.context_length
+    nothing = np.zeros(len(context), bool)
+    sums = [sums_by_context(Tokens(context, y.astype(np.float64), nothing), x, evidence.n_contexts) for x, y in pairs]
+    return agreement(sums, config.n_bootstrap, config.seed)
 
 
-def _largest(values: Float64[ndarray, " unit"]) -> float:
-    return float("nan") if np.isnan(values).all() else float(np.nanmax(values))
-
-
-def partner_figures(found: Partners, h: int, other: Side) -> tuple[Figure, ...]:
+def partner_figures(partner: Partner, other: Side) -> tuple[Figure, ...]:
     """The best partner's correlation, beside that of shuffled contexts and that of the best neuron with its own."""
-    mine = found.features[h]
-    value = _known(mine.correlation)
-    figures = [
-        Figure(
-            f"correlation with {other.id}/{mine.unit}", value, "largest, contexts shuffled", _known(mine.shuffled), _above(mine)
-        ),
-    ]
-    if found.neurons is not None:
-        neuron = found.neurons[h]
-        above = None if np.isnan([mine.correlation, neuron.correlation]).any() else mine.correlation > neuron.correlation
-        figures.append(Figure("the same", value, "best neuron with its partner", _known(neuron.correlation), above))
-    figures.append(
-        Figure(f"correlation of {other.id}/{mine.unit} with the score", _known(mine.with_score), "", Interval(None), None)
-    )
+    found, name = partner.agreed, f"{other.id}/{partner.unit}"
+    value = found.interval(FOUND, "pearson")
+
+    def beside(text: str, control: str, pair: int) -> Figure:
+        return Figure(text, value, control, found.interval(pair, "pearson"), found.above(FOUND, pair, "pearson"))
+
+    figures = [beside(f"correlation with {name}", "largest, contexts shuffled", SHUFFLED)]
+    if len(found.found) > NEURONS:
+        figures.append(beside("the same", "best neuron with its partner", NEURONS))
+    with_score = found.interval(WITH_SCORE, "pearson")
+    figures.append(Figure(f"correlation of {name} with the score", with_score, "", Interval(None), None))
     return tuple(figures)
-
-
-def _above(partner: Partner) -> bool | None:
-    return None if np.isnan([partner.correlation, partner.shuffled]).any() else partner.correlation > partner.shuffled
-
-
-def _known(value: float) -> Interval:
-    return Interval(None if np.isnan(value) else value)

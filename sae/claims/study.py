@@ -12,7 +12,7 @@ from sae.claims.causes import Promoted, ablation_figures, logit_figure, pinned_f
 from sae.claims.config import ClaimsConfig
 from sae.claims.evidence import Evidence, gather
 from sae.claims.figures import Claim, Figure, Interval, Study
-from sae.claims.partners import Partners, partner_figures, partners
+from sae.claims.partners import Partner, partner_figures, partners
 from sae.errors import ConfigError
 from sae.features.alignment import FEW, random_spread
 from sae.features.neurons import TENTH, participation_ratio
@@ -44,7 +44,7 @@ def _study(
     side: Side,
     h: int,
     listed: Promoted | None,
-    found: tuple[Partners | None, Side | None],
+    found: tuple[list[Partner] | None, Side | None],
     config: ClaimsConfig,
 ) -> Study:
     best, tokens = evidence.best[h], evidence.tokens(h)
@@ -151,8 +151,8 @@ def not_a_neuron(side: Side, feature: int, closest: int, correlation: float, agr
     )
 
 
-def universal(h: int, found: Partners | None, other: Side | None) -> Claim:
+def universal(h: int, found: list[Partner] | None, other: Side | None) -> Claim:
     """Whether another dictionary has it too."""
     if found is None or other is None:
         return Claim("universal", (), "no other dictionary was given: claims.other, or --other B/1")
-    return Claim("universal", partner_figures(found, h, other))
+    return Claim("universal", partner_figures(found[h], other))

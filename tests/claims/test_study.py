@@ -11,6 +11,8 @@ import torch
 from sae.causal.ablation import ablation_study, of_like_density, random_direction
 from sae.causal.interventions import pin
 from sae.causal.sampling import sample
+from sae.chance import generator
+from sae.claims.agreement import QUANTILES
 from sae.claims.config import ClaimsConfig
 from sae.claims.evidence import gather
 from sae.claims.figures import CLAIMS, Claim, Figure, Interval
@@ -189,6 +191,21 @@ def test_universal(made, studies, reference):
     assert first.control.value == pytest.approx(correlations(rolled, g).max(), rel=1e-5)
     assert of_neurons.control.value == pytest.approx(correlations(x[:, neuron], y).max(), rel=1e-5)
     assert with_score.value.value == pytest.approx(np.corrcoef(g[:, r.argmax()], true)[0, 1], rel=1e-5)
+    partners = [
+        (f[:, feature], g[:, r.argmax()]),
+        (rolled, g[:, correlations(rolled, g).argmax()]),
+        (x[:, neuron], y[:, correlations(x[:, neuron], y).argmax()]),
+    ]
+    chance = generator(CONFIG.seed, "contexts")
+    resampled = []
+    for _ in range(CONFIG.n_bootstrap):
+        rows = (chance.integers(0, LIMIT, LIMIT)[:, None] * 15 + np.arange(15)).ravel()
+        resampled.append([np.corrcoef(one[rows], two[rows])[0, 1] for one, two in partners])
+    own, shuffled, neurons = np.array(resampled).T
+    assert first.value[1:] == pytest.approx(np.quantile(own, QUANTILES), rel=1e-5)
+    assert first.control[1:] == pytest.approx(np.quantile(shuffled, QUANTILES), rel=1e-5)
+    assert first.holds == (np.quantile(own - shuffled, 0.025) > 0)
+    assert of_neurons.holds == (np.quantile(own - neurons, 0.025) > 0)
 
 
 def test_of_one_transformer_its_neurons_are_no_control(made):
