@@ -25,11 +25,11 @@ TINY = {
     "tokens": {"n_vocab": 700, "context_length": 48},
     "transformer": {"n_tokens": 60_000, "d_model": 32, "d_mlp": 64, "n_heads": 2, "heldout_tokens": 8192},
     "harvest": {"n_rows": 30_000, "positions_per_context": 16},
-    "train": {"n_features": 128, "batch_size": 1024, "n_steps": 600, "resample_inputs": 2048, "log_every": 1},
+    "train": {"n_features": 128, "batch_size": 1024, "n_steps": 400, "resample_inputs": 2048, "log_every": 1},
     "sweep": {"dictionaries": {"sparse": {"l1": 6.0, "n_steps": 40}, "new": {"recipe": "april2024", "n_steps": 60}}},
     "features": {"n_tokens": 16_384},
     "evaluate": {"n_tokens": 8192, "n_density_tokens": 16_384, "n_bootstrap": 50},
-    "proxies": {"n_tokens": 16_384, "n_sample_tokens": 16_384},
+    "proxies": {"n_tokens": 16_384, "n_sample_tokens": 16_384, "hypotheses": ["hebrew", "dna-competing"]},  # a plot takes a second
 }
 STAGES = (
     "corpus",
