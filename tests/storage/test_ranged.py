@@ -16,6 +16,7 @@ from sae.errors import StoreError, UnavailableError
 from sae.storage import activations
 from sae.storage.activations import ActivationStore
 from sae.storage.bucket import Bucket
+from sae.storage.ranged import RangedFile
 from sae.storage.transfer import push
 from sae.training.data import Feed
 from tests.support.activations import small_store, write_store
@@ -213,6 +214,16 @@ def test_workers_are_spawned_where_they_have_to_ask_a_bucket(door, whole):
     kept[:]
     assert not spawned(kept)
     assert not spawned(ActivationStore.open(whole))
+
+
+def test_numbers_lie_where_the_processor_wants_them():
+    """A short answer begins anywhere: behind the headers that it came with."""
+    answer = memoryview(bytes(range(100)))
+    for start in range(4):
+        bucket = SimpleNamespace(part=lambda name, at, size, start=start: answer[start + at : start + at + size])
+        part = RangedFile(bucket, "shard", 90).part(8, 40)
+        assert part.ctypes.data % 4 == 0
+        assert part.tolist() == list(range(start + 8, start + 48))
 
 
 @pytest.mark.slow
