@@ -43,8 +43,8 @@ TRIES = 3
 PART = 2**22
 """Bytes of a download that are handed on at once."""
 _PROCESS: dict[str, int] = {}
-"""The process whose threads obstore uses. A process forked from it would wait for them for ever, with a client of its own as well
-(obstore 0.12.1): there is one pool of threads a process, and no way to make it anew."""
+"""The process whose threads obstore uses. In one forked from it even a new client waits for them for ever (obstore 0.12.1), and
+may end the other with SIGSEGV: both wait on one epoll, which tells the one of the other's connections."""
 CLAIM = ".claim"
 """A name for the file that lies beside the folder, as no part of it: `<url>.claim`."""
 

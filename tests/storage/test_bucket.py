@@ -97,8 +97,10 @@ def test_training_sees_no_difference(door, whole):
 @pytest.mark.slow
 def test_training_from_a_bucket(door, whole):
     push(whole, door.url)
-    stores = [ActivationStore.open(place) for place in (door.url, whole)]
-    assert torch.equal(*(train(store, n_features=8, batch_size=32, steps=20).W_dec for store in stores))
+    expected = train(ActivationStore.open(whole), n_features=8, batch_size=32, steps=20)
+    for cache in (True, False):
+        found = train(ActivationStore.open(door.url, cache=cache), n_features=8, batch_size=32, steps=20)
+        assert torch.equal(found.W_dec, expected.W_dec)
 
 
 def test_a_shard_that_is_not_as_committed_is_never_read(door, whole):

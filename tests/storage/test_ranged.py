@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.common import Stage
+from pipelines.train import train_stage
 from sae.errors import StoreError, UnavailableError
 from sae.storage import activations
 from sae.storage.activations import ActivationStore
 from sae.storage.bucket import Bucket
 from sae.storage.ranged import RangedFile
-from sae.storage.transfer import push
+from sae.storage.transfer import pull, push
+from sae.training.config import TrainConfig
 from sae.training.data import Feed
+from sae.training.fit import train_many
 from tests.support.activations import small_store, write_store
 from tests.support.s3 import flipped
 from tests.support.toy_harvest import bytes_of
@@ -195,6 +199,7 @@ def test_a_dataset_is_sent_to_spawned_workers_without_credentials(door, whole):
     dataset = ActivationStore.open(door.url, cache=False).dataset(20, seed=2, epochs=1)
     packed = pickle.dumps(dataset)
     assert b"a-secret-of-the-test" not in packed
+    assert b"obstore" not in packed, "which might pack what it took from the environment"
     expected = torch.cat(list(ActivationStore.open(whole).dataset(20, seed=2, epochs=1)))
     assert torch.equal(torch.cat(list(pickle.loads(packed))), expected)
 
@@ -214,6 +219,24 @@ def test_workers_are_spawned_where_they_have_to_ask_a_bucket(door, whole):
     kept[:]
     assert not spawned(kept)
     assert not spawned(ActivationStore.open(whole))
+
+
+@pytest.mark.slow
+def test_the_train_stage_reads_a_linked_folder_whose_disk_is_too_small(door, whole, tmp_path, monkeypatch, capsys):
+    """Two dictionaries in one pass, as a sweep trains them; each is what the rows on the disk give."""
+    monkeypatch.chdir(tmp_path)
+    push(whole, door.url)
+    pull(door.url, "data/A/activations", record_only=True)
+    monkeypatch.setattr(FREE, lambda path: SimpleNamespace(free=0))
+    params = {"n_features": 8, "batch_size": 32, "n_steps": 20, "engine": "dense"}
+    stage = Stage("train", {"run": {"device": "cpu"}, "wandb": {"mode": "disabled"}, "train": params})
+    configs = {f"A/{seed}": TrainConfig(**params, seed=seed) for seed in (0, 1)}
+    targets = {name: tmp_path / "data" / name / "dictionary" for name in configs}
+    trained = train_stage(stage, configs, targets, tmp_path / "checkpoints", label="train")
+    assert "is read over the network" in capsys.readouterr().err
+    assert shards_below(tmp_path / "data/A/activations") == []
+    for name, expected in zip(configs, train_many(ActivationStore.open(whole), list(configs.values())), strict=True):
+        assert torch.equal(trained[name].dictionary.W_dec, expected.W_dec)
 
 
 def test_numbers_lie_where_the_processor_wants_them():
