@@ -72,7 +72,7 @@ def ranged_files(linked: Linked, shards: Iterable[str], n_bytes: int, cache: boo
     if cache is None:
         print(
             f"{linked.url} is read over the network, again in every epoch: {needed / 2**30:.2f} GiB of it are not here, "
-            f"{free / 2**30:.2f} GiB are free on the disk of {linked.folder} (SAE_CACHE names another)",
+            f"{free / 2**30:.2f} GiB are free on the disk of {linked.folder}; free some, or open the URL with another SAE_CACHE",
             file=sys.stderr,
             flush=True,
         )
