@@ -38,7 +38,7 @@ DOORS = {
         "sae.storage.native_gather",
     },
     "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},
-    "numcodecs": {"sae.storage.mapped", "sae.storage.shards"},
+    "numcodecs": {"sae.storage.packed", "sae.storage.shards"},
     "scipy": {"sae.metrics.matching"},
     "wandb": {"sae.training.mirror"},
 }

@@ -7,24 +7,24 @@ DVC tracks the store by its `run.json` alone, which holds the digest of every ot
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
 from sae.storage import arrays, prefetch
-from sae.storage.checked import CHECKSUMS, CheckedChunks, check_small, may_lack
+from sae.storage.checked import CHECKSUMS, CheckedChunks, check_listed, check_small
 from sae.storage.dataset import RowsDataset, at_least
 from sae.storage.layout import FIELDS, Stored, from_disk, layout_of
-from sae.storage.linked import folder_of
+from sae.storage.linked import AT_ONCE, Linked, folder_of
 from sae.storage.order import Order
+from sae.storage.ranged import RangedFile, ranged_files
 
 CHUNKS_MIXED = 16
 """Chunks whose rows are mixed when batches are drawn: 128 MiB."""
@@ -38,7 +38,7 @@ MOST_THREADS = 4
 class ActivationStore:
     """A committed store, opened with `ActivationStore.open(path)`. `store[a:b]` are rows as numpy, `len(store)` their number."""
 
-    def __init__(self, path: Path, run: Run, group: arrays.Group):
+    def __init__(self, path: Path, run: Run, group: arrays.Group, ranged: Mapping[str, RangedFile] | None = None):
         self.path, self.run = path, run
         self.layout = layout_of(path, run)
         rows, origin = (arrays.get_array(group, name) for name, _ in FIELDS)
@@ -50,7 +50,8 @@ class ActivationStore:
         if self.n_rows != stated or origin.shape[0] != self.n_rows:
             raise StoreError(f"{path} holds {self.n_rows} rows where its record says {stated}; harvest again")
         self._rows, self._origin = (
-            CheckedChunks(path, run, name, self.layout, array) for (name, _), array in zip(FIELDS, (rows, origin), strict=True)
+            CheckedChunks(path, run, name, self.layout, array, ranged)
+            for (name, _), array in zip(FIELDS, (rows, origin), strict=True)
         )
 
     def __len__(self) -> int:
@@ -87,16 +88,17 @@ class ActivationStore:
         the order of its chunks, and runs of up to `RUN_ROWS` rows within `CHUNKS_MIXED` chunks. What an epoch leaves over begins
         the next one.
 
-        `threads` (by default as many as there are cores, 4 at most) read ahead. In memory there are at most 2 `CHUNKS_MIXED`
-        chunks before compression, and (threads + 2) batches besides those that the caller holds; on object storage, two more
-        chunks a thread. `pin`: page-locked, for copies to a GPU; by default where this process uses one by the time of the first
-        batch. Raises `ConfigError` for more rows than the store has, and for numbers that are none of these.
+        `threads` (by default as many as there are cores, 4 at most; 8 where chunks are read by ranges) read ahead. In memory
+        there are at most 2 `CHUNKS_MIXED` chunks before compression, and (threads + 2) batches besides those that the caller
+        holds; where compressed chunks are read by ranges, one of those a thread. `pin`: page-locked, for copies to a GPU; by
+        default where this process uses one by the time of the first batch. Raises `ConfigError` for more rows than the store
+        has, and for numbers that are none of these.
         """
         at_least(0, start=start)
         made = prefetch.batches(self._plan(n_rows, seed, threads=threads, pin=pin), count(start))
         return Batches(made, n_rows=n_rows, seed=seed, start=start)
 
-    def dataset(self, n_rows: int, **options: Any) -> Dataset[Rows]:
+    def dataset(self, n_rows: int, **options: Any) -> RowsDataset:
         """The same batches for torch's DataLoader, over its workers and several ranks; `RowsDataset` tells the options."""
         return RowsDataset(self._plan(n_rows, options.pop("seed", 0), threads=options.pop("threads", None)), **options)
 
@@ -114,13 +116,17 @@ class ActivationStore:
             d_mlp=self.d_mlp,
             dtype=self.dtype,
             chunks=self._rows,
-            threads=threads or min(MOST_THREADS, len(os.sched_getaffinity(0))),
+            threads=threads or (AT_ONCE if self._rows.over_network else min(MOST_THREADS, len(os.sched_getaffinity(0)))),
             pin=pin,
         )
 
     @classmethod
-    def open(cls, path: str | Path) -> "ActivationStore":
-        """A store's folder, or the URL of one in a bucket (s3://, gs://, az://; `storage.linked` says how that is read).
+    def open(cls, path: str | Path, *, cache: bool | None = None) -> "ActivationStore":
+        """A store's folder, or the URL of one in a bucket (s3://, gs://, az://).
+
+        Shards that lie in a bucket alone are kept in a folder when they are first read (`cache`), or never, and read by ranges
+        of bytes in every epoch (`cache=False`, or SAE_CACHE=none in the environment). By default they are kept where the
+        folder's disk has room for all of them, and a tenth more.
 
         Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
         large, each chunk is compared with its checksum whenever it is read), `UnavailableError` where a bucket gives no
@@ -129,7 +135,10 @@ class ActivationStore:
         run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
         layout = layout_of(path, run)
         check_small(path, run, layout)  # before zarr, which takes some damaged descriptions, and stumbles over others
-        return cls(path, run, arrays.open_group(path / "activations.zarr", run, may_lack=may_lack(path, run, layout)))
+        linked = Linked.of(path, run)
+        elsewhere = check_listed(path, run, layout) if linked else frozenset[str]()
+        group = arrays.open_group(path / "activations.zarr", run, may_lack=elsewhere)
+        return cls(path, run, group, ranged_files(linked, sorted(elsewhere), layout.n_bytes, cache) if linked else None)
 
 
 class Batches(Iterator[Rows]):

@@ -6,19 +6,22 @@ record says of chunk i finds that. It says the crc32c of the chunk's rows before
 sha256, which `sae store verify` compares, takes 0.7).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from crc32c import crc32c
 
 from sae import artefact
-from sae.errors import ConfigError, StoreError
+from sae.errors import ConfigError, SaeError, StoreError
 from sae.provenance import Run
 from sae.storage import arrays
 from sae.storage.buffers import Buffers
 from sae.storage.layout import FIELDS, ZARR, Layout, shard_files
 from sae.storage.linked import Linked
-from sae.storage.mapped import ADVICE, MappedChunks
+from sae.storage.mapped import MappedFile
+from sae.storage.packed import PackedChunks, ShardFile
+from sae.storage.ranged import RangedFile
 
 CHECKSUMS = "chunk_crc32c"
 """Fact of the record: for each array with shards, the checksums of its chunks, eight hexadecimal digits each."""
@@ -44,11 +47,6 @@ def check_small(path: Path, run: Run, layout: Layout) -> None:
         artefact.verify(path, run, only=tuple(small))
 
 
-def may_lack(path: Path, run: Run, layout: Layout) -> frozenset[str]:
-    """Files that need not be there when a store is opened: the shards of one that lies in a bucket."""
-    return check_listed(path, run, layout) if Linked.of(path, run) else frozenset()
-
-
 def checksums(values: np.ndarray, chunk_rows: int) -> str:
     """Of the chunks of some rows, as the record states them."""
     chunks = (np.ascontiguousarray(values[start : start + chunk_rows]) for start in range(0, len(values), chunk_rows))
@@ -56,50 +54,65 @@ def checksums(values: np.ndarray, chunk_rows: int) -> str:
 
 
 class CheckedChunks:
-    """The chunks of one array of the store at `path`, each compared with its checksum. Several threads may read at once."""
+    """The chunks of one array of the store at `path`, each compared with its checksum. Several threads may read at once.
 
-    def __init__(self, path: Path, run: Run, name: str, layout: Layout, array: arrays.Array):
-        self._folder, self._array, self.chunk_rows = path / ZARR / name, array, array.chunks[0]
+    Shards among the files `ranged` are read where they lie in a bucket; others that are missing are fetched first, once."""
+
+    def __init__(
+        self, path: Path, run: Run, name: str, layout: Layout, array: arrays.Array, ranged: Mapping[str, RangedFile] | None = None
+    ):
+        self._path, self._dtype, self._shape, self.chunk_rows = path, array.dtype, array.shape, array.chunks[0]
         self.n_rows, self.n_bytes = array.shape[0], array.dtype.itemsize * int(np.prod(array.chunks))
         self._per_shard = (array.shards or array.chunks)[0] // self.chunk_rows
         stated = str(run.facts.get(CHECKSUMS, {}).get(name, ""))
         self._checksums = [stated[at : at + 8] for at in range(0, len(stated), 8)]
         if len(self._checksums) != -(-self.n_rows // self.chunk_rows):
             raise StoreError(f"the record of {path} has not the checksum of every chunk of its {name}; harvest again")
-        self._mapped = self._past_zarr(layout.codec)
+        self._packed = PackedChunks(layout.codec, self.n_bytes, self._per_shard)
         self._linked, self._fetched = Linked.of(path, run), set[int]()
+        self._ranged = ranged or {}
         self._which = [field for field, _ in FIELDS].index(name)
 
-    def _past_zarr(self, codec: str) -> MappedChunks | None:
-        """A faster way to the same bytes, where the store is a local one."""
-        return MappedChunks(self._folder, codec, self.n_bytes, self._per_shard) if self._folder.is_dir() else None
+    @property
+    def over_network(self) -> bool:
+        """Whether chunks come from a bucket each time that they are read."""
+        return bool(self._ranged)
+
+    def to_be_fetched(self) -> bool:
+        """Whether a bucket will be asked for some of them."""
+        if self._linked is None or self._ranged:
+            return bool(self._ranged)
+        names = (shard_files(shard)[self._which] for shard in range(-(-self.n_rows // (self._per_shard * self.chunk_rows))))
+        return not all((self._path / name).is_file() for name in names)
 
     def __call__(self, chunk: int, buffers: Buffers | None = None) -> np.ndarray:
         """The rows of a chunk, contiguous, not to be written to. Raises `StoreError` where they are not what was committed.
 
-        What has to be decompressed may take memory from `buffers`, of `n_bytes`. Of a store in a bucket the chunk's shard is
-        fetched first, once."""
-        self._fetch(chunk // self._per_shard)
-        first = chunk * self.chunk_rows
-        n_rows = min(self.chunk_rows, self.n_rows - first)
-        if self._mapped is None:
-            values = np.ascontiguousarray(arrays.read(self._array, slice(first, first + n_rows)))
-        else:
-            values = self._mapped(chunk, buffers).view(self._array.dtype).reshape(self._array.chunks)[:n_rows]
-        if not self._is_whole(chunk, values):
-            shard, place = divmod(chunk, self._per_shard)
-            raise StoreError(
-                f"{self._folder}/c/{shard}/0 is damaged (chunk {place}: its checksum is not the one committed); {ADVICE}"
-            )
+        What has to be decompressed may take memory from `buffers`, of `n_bytes`."""
+        shard, place = divmod(chunk, self._per_shard)
+        file, n_rows = self._file(shard), min(self.chunk_rows, self.n_rows - chunk * self.chunk_rows)
+        try:
+            packed = self._packed(file, shard, place, buffers)
+            values = packed.view(self._dtype).reshape(self.chunk_rows, *self._shape[1:])[:n_rows]
+            if not self._is_whole(chunk, values):
+                raise ValueError("its checksum is not the one committed")
+        except SaeError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StoreError(f"{file} is damaged (chunk {place}: {error}); {file.advice}") from None
         return values
-
-    def _fetch(self, shard: int) -> None:
-        if self._linked and shard not in self._fetched:
-            self._linked.have([shard_files(shard)[self._which]])
-            self._fetched.add(shard)
 
     def _is_whole(self, chunk: int, values: np.ndarray) -> bool:
         return checksums(values, self.chunk_rows) == self._checksums[chunk]
+
+    def _file(self, shard: int) -> ShardFile:
+        name = shard_files(shard)[self._which]
+        if name in self._ranged:
+            return self._ranged[name]
+        if self._linked and shard not in self._fetched:
+            self._linked.have([name])
+            self._fetched.add(shard)
+        return MappedFile(self._path / name)
 
     def read(self, rows: slice) -> np.ndarray:
         """Rows from anywhere; whole chunks are read for them. Raises `ConfigError` for what is no slice."""
@@ -107,7 +120,7 @@ class CheckedChunks:
             raise ConfigError(f"rows {rows!r}: give a slice, such as [0:100]; one row is [i : i + 1]")
         wanted = range(self.n_rows)[rows]
         start, stop = (min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1) if wanted else (0, 0)
-        out = np.empty((stop - start, *self._array.shape[1:]), self._array.dtype)
+        out = np.empty((stop - start, *self._shape[1:]), self._dtype)
         for chunk in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
             first = chunk * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from numbers import Integral
+from typing import Any
 
 import torch.distributed
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sae.errors import ConfigError
 from sae.shapes import Rows
@@ -15,14 +16,15 @@ from sae.storage.share import Share
 
 
 class RowsDataset(IterableDataset[Rows]):
-    """Made by `ActivationStore.dataset`; give it to `DataLoader(dataset, batch_size=None, num_workers=...)`.
+    """Made by `ActivationStore.dataset`; its `loader(num_workers)` is torch's `DataLoader(dataset, batch_size=None, ...)`.
 
     Batch k of the store goes to rank k mod n, so n ranks train in each step on n consecutive batches of the very order that one
     process would see, and of a rank's batches the loader's workers make one each in turn. So no row is repeated or lost in an
     epoch, and neither the number of workers nor that of ranks changes the order.
 
-    Batches come as threads make them (one, in a worker), and each worker and rank reads all chunks that its batches
-    have rows in: threads cost less than workers, and one worker is enough to keep the work out of the training process.
+    Batches come as threads make them (one, in a worker, but where it reads ranges in a bucket), and each worker and rank reads
+    all chunks that its batches have rows in: threads cost less than workers, and one worker is enough to keep the work out of
+    the training process.
 
     seed      of the order
     start     batches that this rank has had already: where to go on
@@ -55,10 +57,21 @@ class RowsDataset(IterableDataset[Rows]):
             raise ConfigError("'drop_last' without 'epochs': an endless dataset has no last batch; leave it out")
         self._plan = plan
 
+    def loader(self, num_workers: int = 1, **options: Any) -> DataLoader[Rows]:
+        """A DataLoader over it; `options` are torch's. Workers that have to ask a bucket are spawned, unless the option
+        `multiprocessing_context` says otherwise: a forked one cannot ask. (A script that spawns needs its `if __name__ ==
+        "__main__":`.)"""
+        if num_workers and self._plan.chunks.to_be_fetched():
+            options = {"multiprocessing_context": "spawn", **options}
+        return DataLoader(self, batch_size=None, num_workers=num_workers, **options)
+
     def __iter__(self) -> Iterator[Rows]:
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        plan = self._plan if worker is None else replace(self._plan, threads=1, pin=False)
+        plan = self._plan
+        if worker is not None:  # requests that wait for a network cost no core
+            threads = max(1, plan.threads // step) if plan.chunks.over_network else 1
+            plan = replace(plan, threads=threads, pin=False)
         return prefetch.batches(plan, self._wanted(self.start + first, step))
 
     def _wanted(self, first: int, step: int) -> Iterator[int]:

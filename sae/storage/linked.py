@@ -2,8 +2,7 @@
 rows of it are first read, and each stays there.
 
 So a byte comes over the network once, however many epochs, processes or runs read it; it is compared with its digest while it
-comes, and then read as from any disk. Ranges of chunks would need no disk (the record has a checksum for each), but would fetch
-every byte again in every epoch.
+comes, and then read as from any disk. Where the disk has no room for that, `ranged` does without.
 """
 
 import hashlib
@@ -27,8 +26,10 @@ T = TypeVar("T")
 LINK = "url"
 """The file, no part of a store, that names where what is missing beside it lies."""
 AGAIN = "push the store again, from where it is whole"
+NO_CACHE = "none"
+"""As `SAE_CACHE`: shards are not kept, but read by ranges (`ranged`)."""
 AT_ONCE = 8
-"""Files that are under way at the same time; one connection to S3 gives some 80 MB/s."""
+"""Files, or ranges of them, that are under way at the same time; one connection to S3 gives some 80 MB/s."""
 
 
 def bucket_of(path: str | Path) -> Bucket | None:
@@ -77,10 +78,16 @@ def folder_of(path: str | Path, kind: str = "activations") -> Path:
     if bucket is None:
         return Path(path)
     content, _ = read_record(bucket, kind)
-    cache = Path(os.environ.get("SAE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sae")).expanduser()
-    folder = cache / f"{kind}-{hashlib.sha256(content).hexdigest()[:24]}"
+    folder = _cache() / f"{kind}-{hashlib.sha256(content).hexdigest()[:24]}"
     link(folder, bucket, content)
     return folder
+
+
+def _cache() -> Path:
+    named = os.environ.get("SAE_CACHE")
+    if not named or named == NO_CACHE:  # the small files still want a place
+        named = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sae")
+    return Path(named).expanduser()
 
 
 def link(folder: Path, bucket: Bucket, content: bytes) -> None:

@@ -2,7 +2,7 @@
 
 A shard's file is written past zarr: the bytes that zarr would write, for less. zarr joins a shard's chunks in memory, copies
 that, and says nothing of what it wrote, so that the file had to be read again for its digest. The format is that of the zarr 3
-specification, as in `mapped`.
+specification, as in `packed`.
 """
 
 import hashlib

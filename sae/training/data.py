@@ -3,6 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from inspect import signature
 from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +24,8 @@ class RowSource(Protocol):
     """Rows of activations in a reproducible order: an `ActivationStore`, `TensorRows`, `sae.toys.synthetic`'s rows.
 
     One that knows the mean over its rows of ‖x‖² says so as `mean_square_norm`; else the first batches stand for all. One whose
-    rows or order may change and leave the first batch as it was says in `identity` (JSON) what decides them, for checkpoints."""
+    rows or order may change and leave the first batch as it was says in `identity` (JSON) what decides them, for checkpoints.
+    One whose `batches` takes `pin` is told whether they go to a GPU, and so had better be page-locked."""
 
     @property
     def d_mlp(self) -> int: ...
@@ -77,24 +79,26 @@ class TensorRows:
 
 
 class Feed:
-    """Batches in order, from a source that can be entered anywhere."""
+    """Batches in order, from a source that can be entered anywhere. `pin`: whether they go to a GPU, which the source may not
+    know when it makes the first ones; None leaves it to the source."""
 
-    def __init__(self, source: RowSource, batch_size: int, seed: int, start: int = 0):
+    def __init__(self, source: RowSource, batch_size: int, seed: int, start: int = 0, *, pin: bool | None = None):
         self.source, self.batch_size, self.seed = source, batch_size, seed
+        self._told = {"pin": pin} if "pin" in signature(source.batches).parameters else {}
         self._first: Rows | None = None
         self.enter(start)
 
     def enter(self, start: int) -> None:
         """Go to batch `start`."""
         self.position = start
-        self._batches = self.source.batches(self.batch_size, seed=self.seed, start=start)
+        self._batches = self._from(start)
 
     @property
     def mean_square_norm(self) -> float:
         known = getattr(self.source, "mean_square_norm", None)
         if known is not None:
             return float(known)
-        return mean_square(islice(self.source.batches(self.batch_size, seed=self.seed), SCALE_BATCHES))
+        return mean_square(islice(self._from(0), SCALE_BATCHES))
 
     def next(self) -> Rows:
         self.position += 1
@@ -106,13 +110,16 @@ class Feed:
             self._first = next(self._batches)
             self._batches = chain([self._first], self._batches)
         elif self._first is None:
-            self._first = next(self.source.batches(self.batch_size, seed=self.seed, start=0))
+            self._first = next(self._from(0))
         return self._first
 
     def others(self, n_batches: int) -> Iterator[Rows]:
         """Batches for resampling, in an order of their own that depends on the position; the position stays."""
-        start = self.position * n_batches
-        return islice(self.source.batches(self.batch_size, seed=resampling_seed(self.seed), start=start), n_batches)
+        return islice(self._from(self.position * n_batches, resampling_seed(self.seed)), n_batches)
+
+    def _from(self, start: int, seed: int | None = None) -> Iterator[Rows]:
+        seed = self.seed if seed is None else seed
+        return self.source.batches(self.batch_size, seed=seed, start=start, **self._told)
 
 
 class IteratorFeed:

@@ -116,8 +116,8 @@ def fit(
     (batch_size, data_seed) = shared.pop()
     assert batch_size is not None, "sized"
     with ExitStack() as stack:
-        saved, start = None, None
-        feed = make_feed(rows, batch_size, data_seed)
+        saved, start, on = None, None, to_device(device)
+        feed = make_feed(rows, batch_size, data_seed, pin=on.type == "cuda")
         if checkpoints is not None:
             identity = {"configs": [dataclasses.asdict(config) for config in configs], "rows": fingerprint(feed.first())}
             of_feed = getattr(getattr(feed, "source", None), "identity", None)
@@ -127,7 +127,7 @@ def fit(
             start = saved.latest(discard_foreign=discard_foreign)
         histories = [History() for _ in configs]
         told = [[history, *more] for history, more in zip(histories, observers or [()] * len(configs), strict=True)]
-        trainers = _trainers(feed, configs, to_device(device), told, start)
+        trainers = _trainers(feed, configs, on, told, start)
         request = stack.enter_context(stop_request())
         named = dict(zip(names, trainers, strict=True))
         together = Together(named, feed, saved, request, checkpoint_seconds, resumed=start is not None)
@@ -150,13 +150,13 @@ def _checked(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
 
 
 def make_feed(
-    rows: Tensor | RowSource | Iterable[Tensor], batch_size: int, data_seed: int, start: int = 0
+    rows: Tensor | RowSource | Iterable[Tensor], batch_size: int, data_seed: int, start: int = 0, *, pin: bool | None = None
 ) -> Feed | IteratorFeed:
-    """Batches of `rows` from batch `start` on."""
+    """Batches of `rows` from batch `start` on, page-locked as `Feed` says."""
     if isinstance(rows, Tensor):
         rows = TensorRows(rows)
     if hasattr(rows, "batches"):
-        return Feed(cast(RowSource, rows), batch_size, data_seed, start)
+        return Feed(cast(RowSource, rows), batch_size, data_seed, start, pin=pin)
     feed = IteratorFeed(cast(Iterable[Tensor], rows), start)
     if feed.batch_size != batch_size:
         raise ConfigError(f"'batch_size' = {batch_size}, but the iterator's batches have {feed.batch_size} rows")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -35,51 +34,14 @@ from sae.storage.transfer import pull, push
 from sae.storage.upkeep import describe, verify
 from sae.training.data import Feed
 from sae.training.fit import train
-from tests.support.activations import write_store
-from tests.support.s3 import Door, Server, flipped, set_environment
+from tests.support.activations import small_store, write_store
+from tests.support.s3 import flipped
 from tests.support.stores import make_tokens
 from tests.support.toy_harvest import bytes_of, small
 from tests.support.toy_source import ToySource
 
-N_ROWS = 100
+N_ROWS = 100  # of `whole`
 SHARDS = [f"activations.zarr/{name}/c/{i}/0" for name in ("activations", "origin") for i in range(2)]
-
-
-@pytest.fixture(scope="module")
-def server():
-    running = Server()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def door(server, monkeypatch, tmp_path, request):
-    """The way to the server, with a fresh bucket behind it; retries take milliseconds."""
-    name = "b" + re.sub("[^a-z0-9]", "", request.node.name.lower())[-40:]
-    server.make_bucket(name)
-    opened = Door(server.port)
-    set_environment(monkeypatch, opened.port)
-    monkeypatch.setenv("SAE_CACHE", str(tmp_path / "cache"))
-    quick = {"init_backoff": timedelta(milliseconds=2), "max_backoff": timedelta(milliseconds=4), "base": 2}
-    monkeypatch.setitem(bucket_module.RETRIES, "backoff", quick)
-    monkeypatch.setitem(bucket_module.RETRIES, "max_retries", 3)
-    opened.stored = server.stored
-    opened.url = f"s3://{name}/runs/A/activations"
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def whole(tmp_path):
-    return make(tmp_path / "whole")
-
-
-def make(path, seed=0):
-    """100 rows in 2 shards."""
-    values = np.random.default_rng(seed).normal(size=(N_ROWS, 4)).astype(np.float16)
-    origin = np.stack([np.arange(N_ROWS) // 10, np.arange(N_ROWS) % 10], axis=1).astype(np.uint32)
-    write_store(path, values, origin, chunk_rows=16, chunks_per_shard=4)
-    return path
 
 
 def put(url, name, data):
@@ -135,8 +97,10 @@ def test_training_sees_no_difference(door, whole):
 @pytest.mark.slow
 def test_training_from_a_bucket(door, whole):
     push(whole, door.url)
-    stores = [ActivationStore.open(place) for place in (door.url, whole)]
-    assert torch.equal(*(train(store, n_features=8, batch_size=32, steps=20).W_dec for store in stores))
+    expected = train(ActivationStore.open(whole), n_features=8, batch_size=32, steps=20)
+    for cache in (True, False):
+        found = train(ActivationStore.open(door.url, cache=cache), n_features=8, batch_size=32, steps=20)
+        assert torch.equal(found.W_dec, expected.W_dec)
 
 
 def test_a_shard_that_is_not_as_committed_is_never_read(door, whole):
@@ -233,7 +197,7 @@ def test_interrupted_it_goes_on_where_it_was(door, whole, monkeypatch):
             push(whole, door.url)
     with pytest.raises(StoreError, match=f"its upload, by process {os.getpid()} on .*, has not ended"):
         ActivationStore.open(door.url)
-    other = make(whole.with_name("other"), seed=1)
+    other = small_store(whole.with_name("other"), seed=1)
     with pytest.raises(LockedError, match=f"written by process {os.getpid()} on .*, from {whole}; wait for it; if it is no more"):
         push(other, door.url)
     assert push(whole, door.url).n_sent == 9 - 3
@@ -255,7 +219,7 @@ def test_killed_it_goes_on_where_it_was(door, whole, n):
     door.faults.clear()
     with pytest.raises(StoreError, match=f"its upload, by process {sender.pid} on .*, from {whole}, has not ended"):
         ActivationStore.open(door.url)
-    other = make(whole.with_name("other"), seed=1)
+    other = small_store(whole.with_name("other"), seed=1)
     with pytest.raises(LockedError, match=f"written by process {sender.pid} on"):
         push(other, door.url)
     done = push(whole, door.url)
@@ -266,7 +230,7 @@ def test_killed_it_goes_on_where_it_was(door, whole, n):
 
 
 def test_of_two_writers_one_wins(door, whole):
-    other = make(whole.with_name("other"), seed=1)
+    other = small_store(whole.with_name("other"), seed=1)
     gate, ended = threading.Barrier(2), {}
 
     def run(path):
@@ -324,7 +288,7 @@ def test_dropped_shards_are_read_from_the_bucket(door, whole):
 
 def test_pull_refuses_what_is_in_the_way(door, whole, tmp_path, monkeypatch):
     push(whole, door.url)
-    other = make(tmp_path / "other", seed=1)
+    other = small_store(tmp_path / "other", seed=1)
     with pytest.raises(StoreError, match="is another store than"):
         pull(door.url, other)
     (tmp_path / "mine").mkdir()

@@ -22,3 +22,11 @@ def write_store(path, values, origin, *, seed=0, run=None, n_tasks=3, **sizes):
         writer.shuffle()
         writer.commit({})
     return ActivationStore.open(path)
+
+
+def small_store(path, seed=0, **sizes):
+    """100 rows of 4 numbers in 7 chunks, 2 shards; returns its path."""
+    values = np.random.default_rng(seed).normal(size=(100, 4)).astype(np.float16)
+    origin = np.stack([np.arange(100) // 10, np.arange(100) % 10], axis=1).astype(np.uint32)
+    write_store(path, values, origin, chunk_rows=16, chunks_per_shard=4, **sizes)
+    return path

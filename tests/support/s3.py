@@ -60,7 +60,7 @@ def set_environment(patch, port):
 
 class Door(ThreadingHTTPServer):
     """Hands requests on to the server at `to`, but answers those that `faults` finds with a fault: each entry is for one request
-    whose line holds its first word. `asked` are the request lines that came."""
+    whose line holds its first word. `asked` are the request lines that came, `n_bytes` those of all answers' bodies."""
 
     daemon_threads = True
 
@@ -69,6 +69,7 @@ class Door(ThreadingHTTPServer):
         self.to, self.port = to, self.server_address[1]
         self.faults: deque[tuple[str, str]] = deque()
         self.asked: list[str] = []
+        self.n_bytes = 0
         self._turn, self.closing = threading.Lock(), threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -83,6 +84,10 @@ class Door(ThreadingHTTPServer):
             if self.faults and self.faults[0][0] in line:
                 return self.faults.popleft()[1]
             return ""
+
+    def count(self, n_bytes):
+        with self._turn:
+            self.n_bytes += n_bytes
 
     def handle_error(self, request, address):
         """Connections that are cut on purpose say nothing."""
@@ -142,6 +147,7 @@ class _Passing(BaseHTTPRequestHandler):
         stated = {name.lower(): value for name, value in headers}.get("content-length")
         self.send_header("Content-Length", stated if self.command == "HEAD" and stated else str(len(content)))
         self.end_headers()
+        self.server.count(len(content[:only]))
         self.wfile.write(content[:only])
         self.wfile.flush()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 from itertools import islice
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import torch
 import sae
 from sae.errors import ConfigError, DivergenceError, NumericsError
 from sae.training import config as config_module
+from sae.training import fit as fit_module
 from sae.training.config import TrainConfig
-from sae.training.data import TensorRows
+from sae.training.data import Feed, TensorRows
 from sae.training.fit import fit, train, train_many
 from sae.training.observers import History
 from sae.training.trainer import Trainer
@@ -47,6 +49,32 @@ def test_rows_from_anywhere_give_the_same_dictionary(tmp_path):
         assert torch.equal(train(same, **how).W_enc, dictionary.W_enc)
     store = make_store(tmp_path / "store", 300)
     assert torch.equal(train(store, **how).W_dec, train(store.batches(40), **how).W_dec)
+
+
+class Told(TensorRows):
+    """Notes what it is told of the device."""
+
+    pins: ClassVar[list[bool | None]] = []
+
+    def batches(self, n_rows, *, seed=0, start=0, pin=None):
+        self.pins.append(pin)
+        if pin:
+            raise LookupError("no GPU here")
+        return super().batches(n_rows, seed=seed, start=start)
+
+
+def test_a_source_that_asks_is_told_whether_batches_go_to_a_gpu(monkeypatch):
+    """Before its first batch, which comes before anything is put on the GPU; so are those that are looked at aside."""
+    monkeypatch.setattr(Told, "mean_square_norm", None)
+    monkeypatch.setattr(Told, "pins", [])
+    train(Told(toy_rows(320)), device="cpu", **small())
+    list(Feed(Told(toy_rows(320)), 40, 0, pin=False).others(2))
+    assert len(Told.pins) >= 4
+    assert set(Told.pins) == {False}
+    monkeypatch.setattr(fit_module, "to_device", lambda device: torch.device("cuda:1"))
+    with pytest.raises(LookupError):
+        train(Told(toy_rows(320)), device="cuda:1", **small())
+    assert Told.pins[-1] is True
 
 
 def test_batch_size_and_steps_by_default(monkeypatch):
