@@ -29,7 +29,11 @@ TINY = {
     "sweep": {"dictionaries": {"sparse": {"l1": 6.0, "n_steps": 40}, "new": {"recipe": "april2024", "n_steps": 60}}},
     "features": {"n_tokens": 16_384},
     "evaluate": {"n_tokens": 8192, "n_density_tokens": 16_384, "n_bootstrap": 50},
-    "proxies": {"n_tokens": 16_384, "n_sample_tokens": 16_384, "hypotheses": ["hebrew", "dna-competing"]},  # a plot takes a second
+    "proxies": {
+        "n_tokens": 16_384,
+        "n_sample_tokens": 16_384,
+        "hypotheses": ["hebrew", "dna-competing"],
+    },  # a plot takes a second
 }
 STAGES = (
     "corpus",
