@@ -50,6 +50,7 @@ class TrainConfig:
     normalise_inputs: bool | None = None
     start: Literal["kaiming", "transposed"] | None = None
     decoder_norm: float | None = None
+    active_at_start: int | None = None
     centre: Literal["geometric_median", "zeros"] | None = None
     learning_rate: float | None = None
     """As given; null: the recipe's, raised for short runs (`Recipe.learning_rate_for`)."""

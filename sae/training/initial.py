@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 from sae.kernels.gradients import Weights
-from sae.shapes import PerNeuron, Rows
+from sae.shapes import Directions, PerFeature, PerNeuron, Rows
 from sae.training.recipes import Recipe
+
+BLOCK_FEATURES = 512
+MOST_ROWS = 4096
+"""Looked at for `threshold`: at 131,072 features and 2,048 active on a row each feature still has 64 of them."""
 
 
 def geometric_median(rows: Rows, *, iterations: int = 100, tolerance: float = 1e-6) -> PerNeuron:
@@ -30,12 +34,21 @@ def geometric_median(rows: Rows, *, iterations: int = 100, tolerance: float = 1e
     return median.to(rows.dtype)
 
 
+def threshold(W_enc: Directions, seen: Rows, fraction: float) -> PerFeature:
+    """b_enc with which each feature is active on `fraction` (rounded to whole rows, at least one) of the rows `seen`, that is, of
+    what the encoder sees: minus the largest W_enc[i] · x that is to stay silent. At most 4,096 rows are looked at."""
+    seen = seen[:MOST_ROWS]
+    silent = max(1, len(seen) - max(1, round(fraction * len(seen))))
+    return -torch.cat([(block @ seen.T).kthvalue(silent, dim=1).values for block in W_enc.split(BLOCK_FEATURES)])
+
+
 def initial_weights(recipe: Recipe, n_features: int, first: Rows, chance: np.random.Generator) -> Weights:
     """As `recipe` starts, for batches like `first` (scaled).
 
     `kaiming` (Towards Monosemanticity, "Advice for Training Sparse Autoencoders"): Kaiming-uniform W_enc and W_dec, PyTorch's
     default for a linear layer (bound 1/√fan_in), b_enc as PyTorch's linear layer sets it, which the paper leaves open.
-    `transposed` (Circuits Updates, April 2024): W_dec in random directions, W_enc equal to it, b_enc zero.
+    `transposed` (Circuits Updates, April 2024): W_dec in random directions, W_enc equal to it, b_enc zero. Either leaves half of
+    the features active on a row; where that is more than the recipe's `active_at_start`, b_enc is the `threshold` for that many.
     """
     d_mlp = first.shape[1]
 
@@ -52,4 +65,7 @@ def initial_weights(recipe: Recipe, n_features: int, first: Rows, chance: np.ran
         W_dec = recipe.decoder_norm * torch.nn.functional.normalize(W_dec, dim=1)
         W_enc, b_enc = W_dec.clone(), torch.zeros(n_features, dtype=torch.float32)
     b_dec = geometric_median(first) if recipe.centre == "geometric_median" else torch.zeros_like(first[0])
+    if recipe.active_at_start is not None and n_features > 2 * recipe.active_at_start:
+        seen = first.cpu() - b_dec.cpu() if recipe.tied_bias else first.cpu()
+        b_enc = threshold(W_enc, seen, recipe.active_at_start / n_features)
     return Weights(W_enc.to(first.device), b_enc.to(first.device), W_dec.to(first.device), b_dec)

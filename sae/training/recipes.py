@@ -36,6 +36,9 @@ class Recipe:
     W_dec, b_enc = 0."""
     decoder_norm: float = 1.0
     """‖W_dec[i]‖ at the start."""
+    active_at_start: int | None = None
+    """Features active on a row at the start, at most: where half of all are more, b_enc lets each fire on as many rows as gives
+    this many. None: half of all, as the papers' starts have it. See docs/training.md, "Wide dictionaries"."""
     centre: Literal["geometric_median", "zeros"] = "geometric_median"
     """b_dec at the start: the geometric median of the first batch, or zeros."""
 
@@ -76,8 +79,8 @@ class Recipe:
         for name in ("l1", "learning_rate", "decoder_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be a finite number, at least 0")
-        for name in ("learning_rate", "decoder_norm", "n_steps", "resample_inputs"):
-            if getattr(self, name) <= 0:
+        for name in ("learning_rate", "decoder_norm", "n_steps", "resample_inputs", "active_at_start"):
+            if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be above 0")
         if self.max_gradient_norm is not None and not 0 <= self.max_gradient_norm < math.inf:
             raise ConfigError(f"'max_gradient_norm' = {self.max_gradient_norm}: must be a finite number; 0 switches clipping off")

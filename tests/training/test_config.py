@@ -29,7 +29,7 @@ def test_a_change_changes_that_and_nothing_else(name):
     base, other = RECIPES["monosemanticity"], RECIPES["april2024"]
     near = {"normalise_inputs": False, "l1_convention": "mean", "betas": (0.5, 0.9), "warmup": 0.1, "renormalise": "before"}
     near |= {"resample_window": 0.1, "resample_below": 0.1, "resample_inputs": 3, "resample_loss": "squared_error"}
-    near |= {"subtract_bias": False, "rewarm": 0.1, "most_learning_rate": 1e-3}
+    near |= {"subtract_bias": False, "rewarm": 0.1, "most_learning_rate": 1e-3, "active_at_start": 8}
     value = near.get(name, getattr(other, name))
     assert value != getattr(base, name)
     config = TrainConfig(recipe="monosemanticity", n_steps=1_000_000, **{name: value})
@@ -103,6 +103,7 @@ def test_lambda_or_a_target():
         {"resample_window": 2.0},
         {"resample_below": 1.5},
         {"resample_inputs": 0},
+        {"active_at_start": 0},
         {"warmup": 0.6, "decay": 0.6},
         {"l1_warmup": -0.1},
         {"rewarm": 1.1},
