@@ -37,23 +37,24 @@ def partners(evidence: Evidence, side: Side, other: Side, config: ClaimsConfig) 
     """By hypothesis. Two passes of the other dictionary over the contexts: which units are best, and what they do."""
     one, n = side.source is other.source, len(evidence.best)
     own = np.stack([evidence.feature(best.feature) for best in evidence.best], axis=1)
-    targets = [own, _shuffled(evidence, own)]
+    shuffled = _shuffled(evidence, own)
     neurons = np.stack([evidence.neurons[best.neuron] for best in evidence.best], axis=1)
     with_features = Correlations(other.dictionary.n_features, 2 * n, other.source.device)
     with_neurons = Correlations(other.source.d_mlp, n, other.source.device)
     for at, f, rows in _other(evidence, other, config):
-        with_features.add(f, _doubles(np.concatenate([values[at] for values in targets], axis=1), f))
+        with_features.add(f, _doubles(np.concatenate([own[at], shuffled[at]], axis=1), f))
         if not one:
             with_neurons.add(rows, _doubles(neurons[at], rows))
     best, at_chance = _best(with_features).reshape(2, n)
-    chosen = [best, at_chance] if one else [best, at_chance, _best(with_neurons)]
-    columns = [np.zeros_like(own) for _ in chosen]
+    chosen = {FOUND: best, SHUFFLED: at_chance} | ({} if one else {NEURONS: _best(with_neurons)})
+    columns = {pair: np.zeros_like(own) for pair in chosen}
     for at, f, rows in _other(evidence, other, config):
-        for column, units, values in zip(columns, chosen, (f, f, rows), strict=False):
-            column[at] = values[:, torch.from_numpy(units).to(values.device)].cpu().numpy()
-    pairs = [(own, columns[FOUND]), (targets[SHUFFLED], columns[SHUFFLED]), (columns[FOUND], evidence.score)]
+        for pair, units in chosen.items():
+            values = rows if pair == NEURONS else f
+            columns[pair][at] = values[:, torch.from_numpy(units).to(values.device)].cpu().numpy()
+    pairs = [(own, columns[FOUND]), (shuffled, columns[SHUFFLED]), (columns[FOUND], evidence.score)]
     if not one:
-        pairs.append((neurons, columns[2]))
+        pairs.append((neurons, columns[NEURONS]))
     return [Partner(int(best[h]), _agreement(evidence, [(x[:, h], y[:, h]) for x, y in pairs], config)) for h in range(n)]
 
 
