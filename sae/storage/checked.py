@@ -71,7 +71,8 @@ class CheckedChunks:
         self._packed = PackedChunks(layout.codec, self.n_bytes, self._per_shard)
         self._linked, self._fetched = Linked.of(path, run), set[int]()
         self._ranged = ranged or {}
-        self._which = [field for field, _ in FIELDS].index(name)
+        which = [field for field, _ in FIELDS].index(name)
+        self._names = [shard_files(shard)[which] for shard in range(layout.n_shards)]
 
     @property
     def over_network(self) -> bool:
@@ -82,8 +83,7 @@ class CheckedChunks:
         """Whether a bucket will be asked for some of them."""
         if self._linked is None or self._ranged:
             return bool(self._ranged)
-        names = (shard_files(shard)[self._which] for shard in range(-(-self.n_rows // (self._per_shard * self.chunk_rows))))
-        return not all((self._path / name).is_file() for name in names)
+        return not all((self._path / name).is_file() for name in self._names)
 
     def __call__(self, chunk: int, buffers: Buffers | None = None) -> np.ndarray:
         """The rows of a chunk, contiguous, not to be written to. Raises `StoreError` where they are not what was committed.
@@ -106,7 +106,7 @@ class CheckedChunks:
         return checksums(values, self.chunk_rows) == self._checksums[chunk]
 
     def _file(self, shard: int) -> ShardFile:
-        name = shard_files(shard)[self._which]
+        name = self._names[shard]
         if name in self._ranged:
             return self._ranged[name]
         if self._linked and shard not in self._fetched:
