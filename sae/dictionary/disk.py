@@ -25,8 +25,12 @@ def write_dictionary(dictionary: Dictionary, path: Path) -> None:
 
 
 def read_dictionary(path: str | Path) -> Dictionary:
-    """The committed dictionary in the folder `path`, digests checked. Raises `StoreError`."""
-    path = Path(path)
+    """The committed dictionary in the folder `path`, digests checked. Raises `StoreError`, or `DiskError` where the system does
+    not let it be read."""
+    return artefact.steadily(path, lambda: _read(Path(path)))
+
+
+def _read(path: Path) -> Dictionary:
     run = artefact.read_run(path, "dictionary", made_by="dvc repro train")
     artefact.verify(path, run, only=(WEIGHTS, SHAPE))
     try:
