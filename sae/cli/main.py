@@ -196,7 +196,7 @@ def sync(
 
 
 def _reader(name: str, root: Path, device: str) -> "Reader":
-    from sae.dictionary.base import to_device
+    from sae.device import to_device
     from sae.features.reading import Reader
     from sae.library import load, locate
     from sae.source.transformer import load_source
