@@ -1,6 +1,5 @@
 """The user's own text: globs of txt, jsonl, jsonl.zst, parquet."""
 
-import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ import zstandard
 
 from sae.errors import ConfigError, CorpusError
 from sae.source.corpus_document import Document
+from sae.source.globbing import files_of
 
 _WILD = ("*", "?", "[")
 
@@ -25,7 +25,7 @@ def read_files(globs: list[str], text_field: str) -> Iterator[Document]:
     """
     seen: set[str] = set()
     for pattern in globs:
-        matches = [path for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(path)]
+        matches = files_of(os.path.expanduser(pattern))
         if not matches:
             raise ConfigError(
                 f"corpus.files: nothing matches '{pattern}' (from {Path.cwd()}); mend the glob or put the files there"

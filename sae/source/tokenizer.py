@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sae.errors import ConfigError, StoreError
+from sae.errors import ConfigError, StoreError, raise_if_of_disk
 from sae.source.hub import snapshot
 
 END_OF_TEXT = "<|endoftext|>"
@@ -128,6 +128,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         backend = loaded.backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise_if_of_disk(error, f"reading the tokenizer {name!r}")
         raise ConfigError(f"tokens.tokenizer = {name!r} holds no tokenizer that can be read: {error}") from None
     separator = loaded.eos_token_id if loaded.eos_token_id is not None else loaded.bos_token_id
     if separator is None:

@@ -24,7 +24,7 @@ from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_check
 
 from sae import artefact
 from sae.chance import generator
-from sae.errors import ConfigError, StoreError
+from sae.errors import ConfigError, StoreError, raise_if_of_disk
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
 from sae.source.fast_forward import FastForward, KeyTable
@@ -237,6 +237,7 @@ def boot_hub(folder: Path, name: str) -> TransformerBridge:
     try:
         return boot_transformers(str(folder), device="cpu")
     except (ValueError, OSError, KeyError, RuntimeError, ImportError, NotImplementedError) as error:
+        raise_if_of_disk(error, f"reading {folder}")
         raise ConfigError(f"transformer_lens cannot boot {name} from {folder}: {error}") from None
 
 
