@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae import artefact
-from sae.errors import SaeError, StoreError
+from sae.errors import SaeError, StoreError, disk_told
 from sae.library import Place, locate
 from sae.web.figures import read_metrics
 from sae.web.rendering import Part, Rows, to_markdown
@@ -79,7 +79,8 @@ if __name__ == "__main__":
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="the folder that results.md is written to")
     given = parser.parse_args()
     try:
-        main(given.studied, given.docs)
+        with disk_told(f"writing {given.docs}"):
+            main(given.studied, given.docs)
     except SaeError as error:
         print(f"results: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

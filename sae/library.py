@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from sae import artefact
-from sae.dictionary.base import Dictionary, to_device
+from sae.device import to_device
+from sae.dictionary.base import Dictionary
 from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
 from sae.errors import ConfigError, StoreError
 from sae.features.feature import Feature

@@ -10,7 +10,7 @@ from sae import artefact
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
-from sae.errors import StoreError
+from sae.errors import StoreError, disk_told
 from sae.tensors import save_tensors
 
 VARIANTS: dict[str, type[Dictionary]] = {cls.variant: cls for cls in (TiedBiasDictionary, ReluDictionary)}
@@ -25,8 +25,12 @@ def write_dictionary(dictionary: Dictionary, path: Path) -> None:
 
 
 def read_dictionary(path: str | Path) -> Dictionary:
-    """The committed dictionary in the folder `path`, digests checked. Raises `StoreError`."""
-    path = Path(path)
+    """The committed dictionary in the folder `path`, digests checked. Raises `StoreError`, or `DiskError` where the system does
+    not let it be read."""
+    return artefact.steadily(path, lambda: _read(Path(path)))
+
+
+def _read(path: Path) -> Dictionary:
     run = artefact.read_run(path, "dictionary", made_by="dvc repro train")
     artefact.verify(path, run, only=(WEIGHTS, SHAPE))
     try:
@@ -41,11 +45,12 @@ def read_dictionary(path: str | Path) -> Dictionary:
 
 def dictionary_path(name: str | Path, root: str | Path = "data") -> Path:
     """The folder of a dictionary named as in the paper (`A/1` lies in `data/A/1/dictionary`) or by a path."""
-    for candidate in (Path(name), Path(root) / name):
-        if (candidate / "dictionary").is_dir():
-            return candidate / "dictionary"
-        if (candidate / SHAPE).is_file():
-            return candidate
+    with disk_told(f"looking for the dictionary {name}"):
+        for candidate in (Path(name), Path(root) / name):
+            if (candidate / "dictionary").is_dir():
+                return candidate / "dictionary"
+            if (candidate / SHAPE).is_file():
+                return candidate
     found = sorted(path.parent.relative_to(root).as_posix() for path in Path(root).glob("*/*/dictionary"))
     there = f"there are: {', '.join(found)}" if found else f"there is none under {root}/ yet (make repro makes one)"
     raise StoreError(f"no dictionary '{name}' under {Path(root).resolve()}; {there}")

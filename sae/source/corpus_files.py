@@ -1,6 +1,5 @@
 """The user's own text: globs of txt, jsonl, jsonl.zst, parquet."""
 
-import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ import zstandard
 
 from sae.errors import ConfigError, CorpusError, needs
 from sae.source.corpus_document import Document
+from sae.source.globbing import files_of
 
 with needs("pipeline"):
     import pyarrow
@@ -27,7 +27,7 @@ def read_files(globs: list[str], text_field: str) -> Iterator[Document]:
     """
     seen: set[str] = set()
     for pattern in globs:
-        matches = [path for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(path)]
+        matches = files_of(os.path.expanduser(pattern))
         if not matches:
             raise ConfigError(
                 f"corpus.files: nothing matches '{pattern}' (from {Path.cwd()}); mend the glob or put the files there"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sae.errors import ConfigError, CorpusError
+from sae.errors import ConfigError, CorpusError, raise_if_of_disk
 from sae.provenance import sha256_file
 from sae.shapes import DocumentArray, TokenArray
 from sae.source.contexts import Summary, TokensConfig, n_heldout
@@ -54,6 +54,7 @@ def _rows(config: TokensConfig) -> tuple[TokenArray, int]:
     except FileNotFoundError:
         raise ConfigError(f"tokens.path = {config.path!r}: no such file here; give an .npy file of token ids") from None
     except (OSError, ValueError, EOFError) as error:
+        raise_if_of_disk(error, f"reading {path}")
         raise CorpusError(f"{path} is no .npy array ({error}); write it with numpy.save") from None
     if not isinstance(ids, np.ndarray) or not np.issubdtype(ids.dtype, np.integer) or ids.ndim not in (1, 2):
         found = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, np.ndarray) else "an archive of arrays"

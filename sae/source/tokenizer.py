@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sae.errors import ConfigError, StoreError, needs
+from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
 from sae.source.hub import snapshot
 
 with needs("pipeline"):
@@ -130,6 +130,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         backend = loaded.backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise_if_of_disk(error, f"reading the tokenizer {name!r}")
         raise ConfigError(f"tokens.tokenizer = {name!r} holds no tokenizer that can be read: {error}") from None
     separator = loaded.eos_token_id if loaded.eos_token_id is not None else loaded.bos_token_id
     if separator is None:

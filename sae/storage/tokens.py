@@ -123,7 +123,10 @@ class TokenStore:
     @classmethod
     def open(cls, path: str | Path) -> "TokenStore":
         """Raises `StoreError` where the store is missing, unfinished or damaged (all its bytes are read: about 1 s a GB)."""
-        path = Path(path)
+        return artefact.steadily(path, lambda: cls._open(Path(path)))
+
+    @classmethod
+    def _open(cls, path: Path) -> "TokenStore":
         run = artefact.read_run(path, "tokens", made_by="dvc repro tokens")
         artefact.verify(path, run)
         group = arrays.open_group(path / "tokens.zarr", run)

@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from sae import artefact
-from sae.errors import ConfigError
+from sae.errors import ConfigError, raise_if_of_disk
 from sae.provenance import sha256_file
 from sae.tensors import save_tensors
 
@@ -54,6 +54,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            raise_if_of_disk(error, f"making {self.folder}")
             raise ConfigError(f"checkpoints '{self.folder}' cannot be a folder: {error}") from None
         with artefact.locked(self.folder / ".lock", f"the checkpoints in {self.folder} are being trained with"):
             yield
@@ -115,6 +116,7 @@ class Checkpoints:
             record = json.loads(path.read_text(encoding="utf-8"))
             stated = record.pop("digest")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise_if_of_disk(error, f"reading {path}")  # no damage, for which it would be removed
             raise _DamagedError(f"its record cannot be read: {error}") from None
         if stated != _digest(record):
             raise _DamagedError("its record is not what was written")
@@ -126,6 +128,7 @@ class Checkpoints:
         try:
             data = path.with_suffix(".safetensors").read_bytes()
         except OSError as error:
+            raise_if_of_disk(error, f"reading {path}")
             raise _DamagedError(f"its tensors cannot be read: {error}") from None
         actual = hashlib.sha256(data).hexdigest()
         if actual != record["sha256"]:

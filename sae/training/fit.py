@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sae.config import build
-from sae.dictionary.base import Dictionary, to_device
+from sae.device import to_device
+from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError, DivergenceError, NumericsError
 from sae.provenance import Run
 from sae.training.checkpoint import Checkpoint, Checkpoints

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
 from sae import artefact
-from sae.errors import ConfigError
+from sae.errors import ConfigError, raise_if_of_disk
 from sae.progress import ProgressBar
 from sae.training.mirror_folder import MirroredRun, MirrorFolder
 
@@ -171,6 +171,7 @@ class WandbLog:
         try:
             Path(config.directory).mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            raise_if_of_disk(error, f"making {config.directory}")
             raise ConfigError(f"wandb.directory '{config.directory}' cannot be made: {error}") from None
         self._folder, self._timeout, self._told = MirrorFolder(log), config.timeout, ""
         self._run = MirroredRun(
