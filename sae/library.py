@@ -1,5 +1,6 @@
 """Finding and loading what a run left on disk: `sae.load("A/1")`, and the artefacts beside a dictionary."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -7,11 +8,12 @@ from pathlib import Path
 
 from sae import artefact
 from sae.dictionary.base import Dictionary, to_device
-from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
+from sae.dictionary.disk import dictionary_path, read_dictionary, refuse_foreign, write_dictionary
 from sae.errors import ConfigError, StoreError
 from sae.features.feature import Feature
 from sae.features.side_by_side import Side
 from sae.features.table import FeatureTable
+from sae.paths import given
 from sae.provenance import Run
 from sae.source.site import ActivationSource
 
@@ -93,12 +95,15 @@ def load(name: str | Path, root: str | Path = "data") -> Dictionary:
 
 
 def save(dictionary: Dictionary, path: str | Path) -> None:
-    """Write a dictionary to the folder `path`, all or nothing; `load(path)` reads it back, its `run` too. What was there is
-    replaced.
+    """Write a dictionary to the folder `path`, all or nothing; `load(path)` reads it back, its `run` too.
 
-    Raises `DiskError` where the disk is full, `LockedError` where another process writes there."""
-    with artefact.writing(path, dictionary.run or Run(kind="dictionary")) as draft:
+    The folder is new, empty, or a dictionary, which is replaced; where it is a link, what it leads to is. Raises `StoreError` where
+    anything else is in it, `DiskError` where the disk is full, `LockedError` where another process writes there."""
+    folder = Path(os.path.realpath(given(path)))
+    refuse_foreign(folder)
+    with artefact.writing(folder, dictionary.run or Run(kind="dictionary")) as draft:
         write_dictionary(dictionary, draft.path)
+        refuse_foreign(folder)  # once more, now that no other process writes there
 
 
 def open_sides(first: str, second: str, root: str | Path = "data", device: str = "auto") -> tuple[Side, Side]:

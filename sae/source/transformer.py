@@ -25,6 +25,7 @@ from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_check
 from sae import artefact
 from sae.chance import generator
 from sae.errors import ConfigError, StoreError
+from sae.paths import given
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
 from sae.source.fast_forward import FastForward, KeyTable
@@ -283,7 +284,7 @@ def load_source(path: str | Path, device: str | torch.device = "cpu") -> Transfo
 
     Raises `StoreError` where it is missing or damaged, `UnavailableError` where its weights lie in a hub out of reach.
     """
-    path = Path(path)
+    path = given(path)
     run = artefact.read_run(path, "transformer", made_by="dvc repro transformer")
     artefact.verify(path, run)
     try:

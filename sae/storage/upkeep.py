@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sae import artefact
 from sae.errors import SaeError, StoreError
+from sae.paths import given
 from sae.provenance import Run, sha256_file
 from sae.storage.bucket import Bucket
 from sae.storage.checked import check_listed
@@ -35,6 +36,7 @@ def verify(path: str | Path) -> list[Damage]:
 
     Raises `StoreError` where there is no record to compare with, `UnavailableError` where a bucket gives no answer."""
     bucket = bucket_of(path)
+    path = path if bucket else given(path)
     _, run = _record(path, bucket)
     check_listed(path, run, layout_of(path, run))
     linked = None if bucket else Linked.of(Path(path), run)
@@ -72,7 +74,8 @@ def _damage(name: str, digest: Callable[[], str], expected: str, missing: str) -
 
 def named(path: str | Path) -> Path:
     """A folder's path that ends in its name, which that of `.` does not: what lies beside a store goes by its name."""
-    return Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()
+    path = given(path)
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def describe(path: str | Path) -> list[tuple[str, str]]:
