@@ -62,7 +62,7 @@ def train_stage(
                 checkpoints=checkpoints,
                 observers=observers,
                 data=artefact.digest(stage.activations),
-                discard_foreign=True,
+                leave_foreign=True,
                 names=list(configs),
             )
         except DivergenceError as error:

@@ -97,8 +97,9 @@ def load(name: str | Path, root: str | Path = "data") -> Dictionary:
 def save(dictionary: Dictionary, path: str | Path) -> None:
     """Write a dictionary to the folder `path`, all or nothing; `load(path)` reads it back, its `run` too.
 
-    The folder is new, empty, or a dictionary, which is replaced; where it is a link, what it leads to is. Raises `StoreError` where
-    anything else is in it, `DiskError` where the disk is full, `LockedError` where another process writes there."""
+    The folder is new, empty, or a dictionary, which is replaced; where it is a link, what it leads to is. Raises
+    `StoreError` where anything else is in it, `DiskError` where the disk is full, `LockedError` where another process
+    writes there."""
     folder = Path(os.path.realpath(given(path)))
     refuse_foreign(folder)
     with artefact.writing(folder, dictionary.run or Run(kind="dictionary")) as draft:

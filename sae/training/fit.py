@@ -18,7 +18,8 @@ from sae.errors import ConfigError, DivergenceError, NumericsError
 from sae.provenance import Run
 from sae.training.checkpoint import Checkpoint, Checkpoints
 from sae.training.config import TrainConfig, input_scale
-from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows, fingerprint
+from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows
+from sae.training.identity import deciding, identity_of
 from sae.training.observers import History, Observer
 from sae.training.sparsity import missed_target
 from sae.training.stopping import Stop, stop_request
@@ -99,11 +100,11 @@ def fit(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     observers: Sequence[Sequence[Observer]] | None = None,
     data: str | None = None,
-    discard_foreign: bool = False,
+    leave_foreign: bool = False,
     names: Sequence[str] | None = None,
 ) -> list[Trained]:
     """As `train_many`, with all that training leaves. `data` names the rows (a digest): checkpoints made from others, or with
-    other configs, are refused, or removed with `discard_foreign`. `checkpoint_seconds` lie between two checkpoints; the last
+    configs that make other dictionaries, are refused, or passed over with `leave_foreign`. `checkpoint_seconds` lie between two checkpoints; the last
     one, at the end, stays: called again, the finished dictionaries come back at once. `names` are for messages; by default
     `configs[0]` and so on."""
     rows, configs = _sized(rows, _checked(configs))
@@ -119,12 +120,9 @@ def fit(
         saved, start, on = None, None, to_device(device)
         feed = make_feed(rows, batch_size, data_seed, pin=on.type == "cuda")
         if checkpoints is not None:
-            identity = {"configs": [dataclasses.asdict(config) for config in configs], "rows": fingerprint(feed.first())}
-            of_feed = getattr(getattr(feed, "source", None), "identity", None)
-            identity |= {"feed": of_feed} if of_feed is not None else {}
-            saved = Checkpoints(checkpoints, {**identity, "data": data})
+            saved = Checkpoints(checkpoints, identity_of(configs, feed, data), deciding)
             stack.enter_context(saved.locked())
-            start = saved.latest(discard_foreign=discard_foreign)
+            start = saved.latest(leave_foreign=leave_foreign)
         histories = [History() for _ in configs]
         told = [[history, *more] for history, more in zip(histories, observers or [()] * len(configs), strict=True)]
         trainers = _trainers(feed, configs, on, told, start)
