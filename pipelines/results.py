@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae import artefact
-from sae.errors import SaeError, StoreError
+from sae.errors import SaeError, StoreError, disk_told
 from sae.library import Place, locate
 from sae.paths import given
 from sae.web.figures import read_metrics
@@ -80,7 +80,8 @@ if __name__ == "__main__":
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="the folder that results.md is written to")
     asked = parser.parse_args()
     try:
-        main(asked.studied, given(asked.docs))
+        with disk_told(f"writing {asked.docs}"):
+            main(asked.studied, given(asked.docs))
     except SaeError as error:
         print(f"results: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from sae import artefact
-from sae.dictionary.base import Dictionary, to_device
+from sae.device import to_device
+from sae.dictionary.base import Dictionary
 from sae.dictionary.disk import dictionary_path, read_dictionary, refuse_foreign, write_dictionary
 from sae.errors import ConfigError, StoreError
 from sae.features.feature import Feature

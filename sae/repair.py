@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sae import artefact
-from sae.errors import StoreError
+from sae.errors import StoreError, disk_told
 from sae.harvest import HarvestConfig, Plan, harvested, on_threads
 from sae.progress import track
 from sae.provenance import Run, sha256_file, versions
@@ -50,7 +50,7 @@ def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | 
     place."""
     refuse_url(path)
     path = upkeep.named(path)
-    with artefact.full_disk_told(path), claim.claimed(path, None):
+    with disk_told(f"repairing {path}"), claim.claimed(path, None):
         run = artefact.read_run(path, "activations")
         linked = Linked.of(path, run)
         if linked:

@@ -1,16 +1,18 @@
 """The design, as a test: who may import whom, one door a heavy package, and what each DVC stage depends on."""
 
 import ast
+import re
 
 import pytest
 import yaml
 
+from pipelines.common import sections
 from tests.import_graph import PIPELINES, ROOT, bodies, code_of, imports, modules, stage_code
 
 # A unit imports from lines above its own; siblings on a line are independent. Units are folders, or files at the top.
 LAYERS = [
-    ["errors", "shapes"],
-    ["chance", "paths", "provenance", "progress", "tensors"],
+    ["errors", "shapes", "exchange"],
+    ["chance", "device", "paths", "provenance", "progress", "tensors"],
     ["config", "artefact", "accumulate"],
     ["metrics", "dictionary", "storage"],
     ["kernels", "source"],
@@ -97,6 +99,21 @@ def test_sub_inits_are_empty():
 def test_dvc_stages_name_exactly_the_code_they_run(path):
     for name, stage in bodies(yaml.safe_load(path.read_text())).items():
         assert code_of(stage["deps"], path.parent) == stage_code(stage), f"stage {name}: run `make deps`"
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_new_stage_or_dictionary_re_runs_only_what_needs_it(path):
+    """What comes before any dictionary depends on no code of one, and nothing on the list of sections."""
+    stages = bodies(yaml.safe_load(path.read_text()))
+    for name in ("corpus", "tokens", "transformer", "harvest"):
+        assert not [code for code in code_of(stages[name]["deps"], path.parent) if code.startswith("sae/dictionary/")], name
+    assert not [name for name, stage in stages.items() if any("sections.txt" in dep for dep in stage["deps"])]
+
+
+def test_every_section_that_a_stage_reads_is_known():
+    read = {name for path in (ROOT / "pipelines").glob("*.py") for name in re.findall(r'section\("(\w+)"', path.read_text())}
+    assert read >= {"corpus", "judge"}
+    assert read <= set(sections())
 
 
 def test_the_full_pipeline_is_the_default_one_with_more_dictionaries():

@@ -79,7 +79,7 @@ def judge_config(params: Path, base_url: str | None, model: str | None) -> "Judg
 
 
 def _open(place: "Place", device: str) -> tuple[Any, Any, Any]:
-    from sae.dictionary.base import to_device
+    from sae.device import to_device
     from sae.dictionary.disk import read_dictionary
     from sae.source.transformer import load_source
     from sae.storage.tokens import TokenStore

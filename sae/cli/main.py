@@ -10,7 +10,7 @@ from sae.cli.interpret import interpret
 from sae.cli.splitting import tree
 from sae.cli.store import print_rows, store
 from sae.cli.study import report, study
-from sae.errors import ConfigError, SaeError, StoreError
+from sae.errors import ConfigError, SaeError, StoreError, disk_told
 
 if TYPE_CHECKING:
     from sae.features.reading import Reader
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """A `SaeError` becomes one line on stderr, and its exit code."""
+    """A `SaeError`, or an error of input and output, becomes one line on stderr, and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with disk_told(f"running sae {ctx.invoked_subcommand or ''}".rstrip()):
+                return super().invoke(ctx)
         except SaeError as error:
             typer.echo(f"sae: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
@@ -195,7 +196,7 @@ def sync(
 
 
 def _reader(name: str, root: Path, device: str) -> "Reader":
-    from sae.dictionary.base import to_device
+    from sae.device import to_device
     from sae.features.reading import Reader
     from sae.library import load, locate
     from sae.source.transformer import load_source

@@ -77,7 +77,7 @@ def store_repair(
 
     refuse_url(path)
     from sae import artefact
-    from sae.dictionary.base import to_device
+    from sae.device import to_device
     from sae.paths import given
     from sae.repair import repair
     from sae.source.transformer import load_source

@@ -56,8 +56,13 @@ def _names(folder: Path) -> set[str]:
 
 
 def read_dictionary(path: str | Path) -> Dictionary:
-    """The committed dictionary in the folder `path`, digests checked. Raises `StoreError`."""
+    """The committed dictionary in the folder `path`, digests checked. Raises `StoreError`, or `DiskError` where the system does
+    not let it be read."""
     path = given(path)
+    return artefact.steadily(path, lambda: _read(path))
+
+
+def _read(path: Path) -> Dictionary:
     run = artefact.read_run(path, "dictionary", made_by="dvc repro train")
     artefact.verify(path, run, only=(WEIGHTS, SHAPE))
     try:

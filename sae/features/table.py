@@ -182,6 +182,10 @@ class FeatureTable:
         Raises `StoreError` where it is missing, unfinished or damaged.
         """
         path = given(path)
+        return artefact.steadily(path, lambda: cls._open(path))
+
+    @classmethod
+    def _open(cls, path: Path) -> "FeatureTable":
         run = artefact.read_run(path, "features", made_by="dvc repro features")
         artefact.verify(path, run)
         group = arrays.open_group(path / GROUP, run)

@@ -285,6 +285,10 @@ def load_source(path: str | Path, device: str | torch.device = "cpu") -> Transfo
     Raises `StoreError` where it is missing or damaged, `UnavailableError` where its weights lie in a hub out of reach.
     """
     path = given(path)
+    return artefact.steadily(path, lambda: _load(path, device))
+
+
+def _load(path: Path, device: str | torch.device) -> TransformerSource:
     run = artefact.read_run(path, "transformer", made_by="dvc repro transformer")
     artefact.verify(path, run)
     try:

@@ -125,6 +125,10 @@ class TokenStore:
     def open(cls, path: str | Path) -> "TokenStore":
         """Raises `StoreError` where the store is missing, unfinished or damaged (all its bytes are read: about 1 s a GB)."""
         path = given(path)
+        return artefact.steadily(path, lambda: cls._open(path))
+
+    @classmethod
+    def _open(cls, path: Path) -> "TokenStore":
         run = artefact.read_run(path, "tokens", made_by="dvc repro tokens")
         artefact.verify(path, run)
         group = arrays.open_group(path / "tokens.zarr", run)

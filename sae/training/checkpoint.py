@@ -20,7 +20,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from sae import artefact
-from sae.errors import ConfigError
+from sae.errors import ConfigError, disk_told, raise_if_of_disk
 from sae.paths import given
 from sae.provenance import sha256_file
 from sae.tensors import save_tensors
@@ -157,9 +157,11 @@ class Checkpoints:
             _remove(self.folder / _name(step, suffix) for suffix in SUFFIXES)
 
     def _read(self, step: int, record: dict[str, Any]) -> Checkpoint:
+        path = self.folder / _name(step, ".safetensors")
         try:
-            data = (self.folder / _name(step, ".safetensors")).read_bytes()
-        except (FileNotFoundError, IsADirectoryError) as error:
+            data = path.read_bytes()
+        except OSError as error:
+            raise_if_of_disk(error, f"reading {path}")
             raise _DamagedError(f"its tensors cannot be read: {error}") from None
         actual = hashlib.sha256(data).hexdigest()
         if actual != record["sha256"]:
@@ -203,7 +205,7 @@ def _ours(folder: Path) -> list[Path]:
 def _mark(folder: Path) -> None:
     """Make the folder, if it is missing, and let it carry the mark. Raises `ConfigError` where that cannot be, or where files of
     our names are in it already that are not ours."""
-    with artefact.full_disk_told(folder):
+    with disk_told(f"making {folder}"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -230,7 +232,8 @@ def _record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         stated = record.pop("digest")
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise_if_of_disk(error, f"reading {path}")
         raise _DamagedError(f"its record cannot be read: {error}") from None
     if stated != _digest(record):
         raise _DamagedError("its record is not what was written")
@@ -242,7 +245,7 @@ def _written(folder: Path, name: str) -> Iterator[Path]:
     """Write a file of `folder`, all or nothing. It is begun in a folder of ours within, as packages put files of their own names
     beside the one that they write: what a kill leaves can then be told from what others have put there."""
     draft = folder / DRAFT
-    with artefact.full_disk_told(folder / name):
+    with disk_told(f"writing {folder / name}"):
         draft.mkdir(exist_ok=True)
         try:
             yield draft / name

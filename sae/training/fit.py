@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sae.config import build
-from sae.dictionary.base import Dictionary, to_device
+from sae.device import to_device
+from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError, DivergenceError, NumericsError
 from sae.provenance import Run
 from sae.training.checkpoint import Checkpoint, Checkpoints
@@ -104,9 +105,9 @@ def fit(
     names: Sequence[str] | None = None,
 ) -> list[Trained]:
     """As `train_many`, with all that training leaves. `data` names the rows (a digest): checkpoints made from others, or with
-    configs that make other dictionaries, are refused, or passed over with `leave_foreign`. `checkpoint_seconds` lie between two checkpoints; the last
-    one, at the end, stays: called again, the finished dictionaries come back at once. `names` are for messages; by default
-    `configs[0]` and so on."""
+    configs that make other dictionaries, are refused, or passed over with `leave_foreign`.
+    `checkpoint_seconds` lie between two checkpoints; the last one, at the end, stays: called again, the finished dictionaries
+    come back at once. `names` are for messages; by default `configs[0]` and so on."""
     rows, configs = _sized(rows, _checked(configs))
     if observers is not None and len(observers) != len(configs):
         raise ConfigError(f"{len(observers)} lists of observers for {len(configs)} configs: give one for each, empty for none")

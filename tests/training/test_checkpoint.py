@@ -263,7 +263,7 @@ def test_what_cannot_be_read_for_now_is_not_taken_for_damage(saved, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.read_bytes", refused)
-        with pytest.raises(OSError, match="Permission denied"):
+        with pytest.raises(DiskError, match="Permission denied"):
             saved.latest()
     assert_is(saved.latest(), 20)
 
