@@ -63,12 +63,23 @@ def locate(name: str | Path, root: str | Path = "data") -> Place:
     return Place(dictionary=dictionary_path(name, root).resolve())
 
 
-def split_id(id: str) -> tuple[str, int]:
-    """A dictionary's name or path, and the number of one of its features. Raises `ConfigError` for an id that has none."""
+def split_id(id: str, root: str | Path = "data") -> tuple[str, int]:
+    """A dictionary's name or path, and the number of one of its features. Raises `ConfigError` for an id that has none, also
+    where it ends in a number that is part of the dictionary's name under `root`, as in A/1."""
     name, _, index = id.rstrip("/").rpartition("/")
-    if not name or not index.isdecimal():
-        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as A/1/3450")
+    if not name or not index.isdecimal() or (is_dictionary(id, root) and not is_dictionary(name, root)):
+        whole = id.rstrip("/") if is_dictionary(id, root) else "A/1"
+        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as {whole}/3450")
     return name, int(index)
+
+
+def is_dictionary(name: str, root: str | Path) -> bool:
+    """Whether there is one of that name."""
+    try:
+        dictionary_path(name, root)
+    except StoreError:
+        return False
+    return True
 
 
 def made_from(tokens: Path, names: Iterable[str]) -> tuple[Path, ...]:

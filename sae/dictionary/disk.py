@@ -83,6 +83,9 @@ def dictionary_path(name: str | Path, root: str | Path = "data") -> Path:
             return candidate / "dictionary"
         if (candidate / SHAPE).is_file():
             return candidate
+    above, _, index = str(name).rstrip("/").rpartition("/")
+    if index.isdecimal() and ((root / above / SHAPE).is_file() or (root / above / "dictionary").is_dir()):
+        raise StoreError(f"'{name}' is a feature of the dictionary {above}: look at it with sae feature {name}, or name {above}")
     found = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/*/dictionary"))
     there = f"there are: {', '.join(found)}" if found else f"there is none under {root}/ yet (make repro makes one)"
     raise StoreError(f"no dictionary '{name}' under {root.resolve()}; {there}")

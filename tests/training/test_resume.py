@@ -66,9 +66,23 @@ def test_interrupted(tmp_path, undisturbed):
     assert_same_bits(fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(None))[0], undisturbed[0])
 
 
-def test_stopped_without_checkpoints():
-    with pytest.raises(SystemExit):
-        fit(toy_rows(), CONFIGS, observers=stopping(5))
+def test_stopped_without_checkpoints(capsys):
+    """Ctrl-C gives back what there is, marked; SIGTERM ends the process, and who catches that has it too."""
+    so_far = fit(toy_rows(), CONFIGS, observers=stopping(41, signal.SIGINT))
+    with pytest.raises(SystemExit) as stop:
+        fit(toy_rows(), CONFIGS, observers=stopping(41))
+    assert stop.value.code == 143
+    for trained in (so_far, stop.value.trained):
+        assert trained[0].dictionary.run.facts["warnings"][0].startswith("stopped after 41 of 60 steps: this is the dictionary")
+        assert torch.isfinite(trained[0].dictionary.encode(toy_rows())).all()
+    assert_same_bits(so_far[0], stop.value.trained[0])
+    assert "configs[0]: warning: stopped after 41 of 60 steps" in capsys.readouterr().err
+
+
+def test_stopped_before_the_first_record():
+    """Then nothing is known of it but that."""
+    stopped = fit(toy_rows(), [toy_config(target_l0=3.0)], observers=[[Watcher(stop_after(2, signal.SIGINT))]])[0].dictionary
+    assert stopped.run.facts["warnings"] == ["stopped after 2 of 60 steps: this is the dictionary as it was then"]
 
 
 class StopsAside(TensorRows):
@@ -142,8 +156,8 @@ class Spoilt(TensorRows):
             yield batch
 
 
-def stop_after(k):
-    return lambda n: signal.raise_signal(signal.SIGTERM) if n == k else None
+def stop_after(k, signum=signal.SIGTERM):
+    return lambda n: signal.raise_signal(signum) if n == k else None
 
 
 @pytest.mark.parametrize(("k", "value"), [(9, float("nan")), (42, float("-inf"))])
