@@ -95,6 +95,11 @@ class DivergenceError(NumericsError):
         """`sae.training.fit.Trained` of each config, None in the place of each that failed."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says, and what was noted to it on its way."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ADVICE = {
     errno.EIO: "the disk fails: see the system's log, and run again, or elsewhere",

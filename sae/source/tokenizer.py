@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
+from sae.paths import given
 from sae.source.hub import snapshot
 
 with needs("pipeline"):
@@ -88,7 +89,7 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
 
     Raises `StoreError` where the folder has no readable tokenizer.json.
     """
-    path = Path(folder) / "tokenizer.json"
+    path = given(folder) / "tokenizer.json"
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises plain Exception
@@ -112,7 +113,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
 
     Raises `ConfigError` where there is none or it can't be used, `UnavailableError` where the hub can't be reached.
     """
-    folder, origin = Path(name), name
+    folder, origin = given(name), name
     if not folder.is_dir():
         if name.count("/") != 1:
             raise ConfigError(

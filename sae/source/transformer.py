@@ -20,6 +20,7 @@ from torch import Tensor
 from sae import artefact
 from sae.chance import generator
 from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
+from sae.paths import given
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
 from sae.source.fast_forward import FastForward, KeyTable
@@ -286,7 +287,8 @@ def load_source(path: str | Path, device: str | torch.device = "cpu") -> Transfo
 
     Raises `StoreError` where it is missing or damaged, `UnavailableError` where its weights lie in a hub out of reach.
     """
-    return artefact.steadily(path, lambda: _load(Path(path), device))
+    path = given(path)
+    return artefact.steadily(path, lambda: _load(path, device))
 
 
 def _load(path: Path, device: str | torch.device) -> TransformerSource:
