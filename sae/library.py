@@ -14,6 +14,7 @@ from sae.features.feature import Feature
 from sae.features.side_by_side import Side
 from sae.features.table import FeatureTable
 from sae.provenance import Run
+from sae.reports import REPORTS
 from sae.source.site import ActivationSource
 
 
@@ -46,8 +47,13 @@ class Place:
         return self.transformer.parent.parent / "tokens"
 
     @property
+    def root(self) -> Path:
+        """Of the project: what paths in records are relative to."""
+        return self.tokens.parent.parent
+
+    @property
     def all_reports(self) -> Path:
-        return self.tokens.parent.parent / "reports"
+        return self.root / REPORTS
 
     @property
     def reports(self) -> Path:

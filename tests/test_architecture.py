@@ -14,7 +14,7 @@ LAYERS = [
     ["errors", "shapes"],
     ["chance", "device", "provenance", "progress", "tensors"],
     ["config", "artefact", "accumulate"],
-    ["metrics", "dictionary", "storage"],
+    ["metrics", "dictionary", "reports", "storage"],
     ["kernels", "source"],
     ["training"],
     ["harvest", "features"],
