@@ -4,7 +4,8 @@ Each class carries the exit code that a stage or the `sae` command ends with (sy
 tell a full disk (retry after cleaning) from a wrong parameter (do not retry).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -48,6 +49,28 @@ class UnavailableError(SaeError, OSError):
     """A hub or service cannot be reached, and no local copy is there."""
 
     exit_code = 69
+
+
+class MissingExtraError(SaeError, ImportError):
+    """A package is not installed that only a part of the project needs."""
+
+    exit_code = 69
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Turn a failed import into an error that names the extra that brings the package.
+
+    Used as `with needs("pipeline"): import datasets`. Raises `MissingExtraError`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "sae":
+            raise  # a module of our own: our mistake, not a package that is to be installed
+        raise MissingExtraError(
+            f"this needs the package '{error.name.split('.')[0]}', which is not installed; "
+            f"run: pip install 'sae-pipeline[{extra}]'"
+        ) from None
 
 
 class BudgetError(SaeError):

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import zstandard
 
-from sae.errors import ConfigError, CorpusError
+from sae.errors import ConfigError, CorpusError, needs
 from sae.source.corpus_document import Document
+
+with needs("pipeline"):
+    import pyarrow
+    import pyarrow.parquet
 
 _WILD = ("*", "?", "[")
 

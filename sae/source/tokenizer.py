@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-from sae.errors import ConfigError, StoreError
+from sae.errors import ConfigError, StoreError, needs
 from sae.source.hub import snapshot
+
+with needs("pipeline"):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT = "<|endoftext|>"
 """Of a tokenizer trained here: id 0, both BOS and the separator that ends each document."""
@@ -122,7 +123,8 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
         folder = snapshot(name, revision, patterns=TOKENIZER_FILES, needed=("tokenizer*",))
         origin = f"{name}@{folder.name}"
     # transformers takes 2 s to import, and nothing but a pretrained tokenizer needs it: kept out of the default path.
-    from transformers import AutoTokenizer
+    with needs("pipeline"):
+        from transformers import AutoTokenizer
 
     try:
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
