@@ -14,7 +14,7 @@ LAYERS = [
     ["errors", "shapes", "exchange"],
     ["chance", "device", "paths", "provenance", "progress", "tensors"],
     ["config", "artefact", "accumulate"],
-    ["metrics", "dictionary", "storage"],
+    ["metrics", "dictionary", "reports", "storage"],
     ["kernels", "source"],
     ["training"],
     ["harvest", "features"],

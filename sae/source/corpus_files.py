@@ -27,7 +27,7 @@ def read_files(globs: list[str], text_field: str) -> Iterator[Document]:
     """
     seen: set[str] = set()
     for pattern in globs:
-        matches = files_of(os.path.expanduser(pattern))
+        matches = matching(pattern)
         if not matches:
             raise ConfigError(
                 f"corpus.files: nothing matches '{pattern}' (from {Path.cwd()}); mend the glob or put the files there"
@@ -37,6 +37,11 @@ def read_files(globs: list[str], text_field: str) -> Iterator[Document]:
             if os.path.realpath(path) not in seen:
                 seen.add(os.path.realpath(path))
                 yield from _read(Path(path), os.path.relpath(path, root), text_field)
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that a glob of `corpus.files` names, sorted by path."""
+    return files_of(os.path.expanduser(pattern))
 
 
 def to_document(record: Mapping[str, Any], text_field: str, source: str, kind: str, advice: str) -> Document | None:
