@@ -20,7 +20,7 @@ import torch
 from sae import artefact
 from sae.config import override, read_params, read_section
 from sae.device import to_device
-from sae.errors import ConfigError, SaeError, disk_told
+from sae.errors import ConfigError, SaeError, disk_told, in_one_line
 from sae.provenance import Run
 
 T = TypeVar("T")
@@ -122,11 +122,19 @@ def stage_parser(name: str, description: str | None = None) -> argparse.Argument
     return parser
 
 
-def run_stage(name: str, main: Callable[[Stage], None], given: argparse.Namespace | None = None, *, alone: bool = True) -> None:
+def run_stage(
+    name: str,
+    main: Callable[[Stage], None],
+    given: argparse.Namespace | None = None,
+    *,
+    alone: bool = True,
+    goes_on: bool = False,
+) -> None:
     """Run `main` as the stage `name`, with the command line's parameters or those `given` (by `stage_parser`); a `SaeError`, or
     an error of input and output, becomes one line on stderr and its exit code.
 
-    A second process that runs the same stage is refused before any work, unless the stage says that it need not be `alone`."""
+    A second process that runs the same stage is refused before any work, unless the stage says that it need not be `alone`. One
+    that `goes_on` where it was stopped says so when it is."""
     given = given or stage_parser(name).parse_args()
     signal.signal(signal.SIGTERM, _stop)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to give the same bits twice
@@ -140,11 +148,14 @@ def run_stage(name: str, main: Callable[[Stage], None], given: argparse.Namespac
                 main(stage)
     except SaeError as error:
         warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more; they would follow the line
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {in_one_line(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing half-written is left, run again to start this stage afresh", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code in (130, 143):
+            how = "run again, and it goes on with what is done" if goes_on else "run again to start this stage afresh"
+            print(f"{name}: {'interrupted' if code == 130 else 'ended'}; nothing half-written is left, {how}", file=sys.stderr)
+        sys.exit(code)
 
 
 def _stop(*_: object) -> None:

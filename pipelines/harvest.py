@@ -78,4 +78,4 @@ if __name__ == "__main__":
     parser.add_argument("--keep", action="store_true", help="refuse, rather than discard, unfinished work with other params")
     given = parser.parse_args()
     # The store has locks of its own, for several shares at once.
-    run_stage("harvest", functools.partial(main, share=given.shard, keep=given.keep), given, alone=False)
+    run_stage("harvest", functools.partial(main, share=given.shard, keep=given.keep), given, alone=False, goes_on=True)

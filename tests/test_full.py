@@ -20,6 +20,7 @@ SMALL = {
     **TINY,
     "harvest": {"n_rows": 8192, "positions_per_context": 16},
     "train": {"batch_size": 512, "n_steps": 60, "resample_inputs": 1024},
+    "proxies": {"n_tokens": 16_384, "n_sample_tokens": 16_384},  # of all hypotheses, as by default
     "wandb": {"mode": "disabled"},
     "universality": {"n_tokens": 8192, "n_bootstrap": 50},
     "interpret": {"n_tokens": 8192, "n_units": 20, "min_active": 3, "n_bootstrap": 20},

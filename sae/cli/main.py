@@ -11,7 +11,7 @@ from sae.cli.interpret import interpret
 from sae.cli.splitting import tree
 from sae.cli.store import print_rows, store
 from sae.cli.study import report, study
-from sae.errors import ConfigError, SaeError, StoreError, disk_told
+from sae.errors import ConfigError, SaeError, StoreError, disk_told, in_one_line
 
 if TYPE_CHECKING:
     from sae.features.reading import Reader
@@ -27,7 +27,7 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
         except SaeError as error:
             warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more
-            typer.echo(f"sae: {error}", err=True)
+            typer.echo(f"sae: {in_one_line(error)}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 
@@ -55,6 +55,7 @@ def info(name: Name, root: Root = DATA) -> None:
     """What a dictionary is, where it came from, and how good it is."""
     from sae.dictionary.disk import read_dictionary
     from sae.library import locate
+    from sae.training.health import warnings_of
 
     place = locate(name, root)
     dictionary = read_dictionary(place.dictionary)
@@ -66,6 +67,7 @@ def info(name: Name, root: Root = DATA) -> None:
         ("features", f"{dictionary.n_features:,} over {dictionary.d_mlp:,} neurons ({n_parameters:,} parameters)"),
         ("transformer", _transformer(place)),
         *_quality(place),
+        *(("warning", warning) for warning in warnings_of(run)),
         ("", ""),
         *((key.replace("_", " "), _short(value)) for key, value in run.facts.items() if isinstance(value, int | float | str)),
         ("seed", str(run.seed)),
@@ -110,7 +112,7 @@ def feature(id: FeatureId, root: Root = DATA) -> None:
     """What is known of one feature: how often it fires, on what, and what it makes more likely."""
     from sae.library import load, split_id
 
-    name, index = split_id(id)
+    name, index = split_id(id, root)
     typer.echo(str(load(name, root).feature(index)))
 
 
@@ -132,7 +134,7 @@ def steer(
     from sae.causal.steering import steer as steer_feature
     from sae.library import split_id
 
-    name, index = split_id(id)
+    name, index = split_id(id, root)
     if without and value is not None:
         raise ConfigError("--without holds the feature at 0 and --value elsewhere; give one of them")
     reader = _reader(name, root, device)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import zstandard
 
-from sae.errors import ConfigError, CorpusError
+from sae.errors import ConfigError, CorpusError, needs
 from sae.source.corpus_document import Document
 from sae.source.globbing import files_of
+
+with needs("pipeline"):
+    import pyarrow
+    import pyarrow.parquet
 
 _WILD = ("*", "?", "[")
 

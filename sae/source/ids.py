@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sae.errors import ConfigError, CorpusError, raise_if_of_disk
+from sae.paths import given
 from sae.provenance import sha256_file
 from sae.shapes import DocumentArray, TokenArray
 from sae.source.contexts import Summary, TokensConfig, n_heldout
@@ -42,13 +43,13 @@ def contexts_of_ids(config: TokensConfig, folder: Path) -> Summary:
         duplicates_kept=n_repeated,
         remainder_dropped={"train": remainder, "heldout": 0},
         largest_id=largest,
-        ids_sha256=sha256_file(Path(config.path)),
+        ids_sha256=sha256_file(given(config.path)),
     )
 
 
 def _rows(config: TokensConfig) -> tuple[TokenArray, int]:
     """The array as rows, mapped into memory; and how many ids at its end fill no row."""
-    path = Path(config.path)
+    path = given(config.path)
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

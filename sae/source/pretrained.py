@@ -17,6 +17,7 @@ from torch import Tensor
 from sae import artefact
 from sae.chance import generator
 from sae.errors import ConfigError, raise_if_of_disk
+from sae.paths import given
 from sae.source.hub import snapshot
 from sae.source.transformer import (
     CONFIG,
@@ -73,7 +74,7 @@ def from_folder(path: str | Path) -> Found:
 
     Raises `ConfigError` where there is none, or where weights and config disagree.
     """
-    path = Path(path)
+    path = given(path)
     if not path.is_dir():
         raise ConfigError(f"path: {path} is no folder; it must hold weights and {CONFIG}")
     if (path / artefact.RUN_FILE).is_file():

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-from sae.errors import ConfigError, StoreError, raise_if_of_disk
+from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
+from sae.paths import given
 from sae.source.hub import snapshot
+
+with needs("pipeline"):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT = "<|endoftext|>"
 """Of a tokenizer trained here: id 0, both BOS and the separator that ends each document."""
@@ -87,7 +89,7 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
 
     Raises `StoreError` where the folder has no readable tokenizer.json.
     """
-    path = Path(folder) / "tokenizer.json"
+    path = given(folder) / "tokenizer.json"
     try:
         backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the package raises plain Exception
@@ -112,7 +114,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
 
     Raises `ConfigError` where there is none or it can't be used, `UnavailableError` where the hub can't be reached.
     """
-    folder, origin = Path(name), name
+    folder, origin = given(name), name
     if not folder.is_dir():
         if name.count("/") != 1:
             raise ConfigError(
@@ -123,7 +125,8 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
         folder = snapshot(name, revision, patterns=TOKENIZER_FILES, needed=("tokenizer*",))
         origin = f"{name}@{folder.name}"
     # transformers takes 2 s to import, and nothing but a pretrained tokenizer needs it: kept out of the default path.
-    from transformers import AutoTokenizer
+    with needs("pipeline"):
+        from transformers import AutoTokenizer
 
     try:
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)

@@ -21,6 +21,7 @@ import torch
 
 from sae import artefact
 from sae.errors import StoreError
+from sae.paths import given
 from sae.provenance import Run
 from sae.shapes import DocumentArray, KindArray, TokenArray, Tokens
 from sae.storage import arrays
@@ -123,7 +124,8 @@ class TokenStore:
     @classmethod
     def open(cls, path: str | Path) -> "TokenStore":
         """Raises `StoreError` where the store is missing, unfinished or damaged (all its bytes are read: about 1 s a GB)."""
-        return artefact.steadily(path, lambda: cls._open(Path(path)))
+        path = given(path)
+        return artefact.steadily(path, lambda: cls._open(path))
 
     @classmethod
     def _open(cls, path: Path) -> "TokenStore":

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sae import artefact
 from sae.errors import SaeError, StoreError, raise_if_of_disk
+from sae.paths import given
 from sae.provenance import Run, sha256_file
 from sae.storage import ended
 from sae.storage.bucket import Bucket
@@ -37,6 +38,7 @@ def verify(path: str | Path) -> list[Damage]:
 
     Raises `StoreError` where there is no record to compare with, `UnavailableError` where a bucket gives no answer."""
     bucket = bucket_of(path)
+    path = path if bucket else given(path)
     _, run = _record(path, bucket)
     check_listed(path, run, layout_of(path, run))
     linked = None if bucket else Linked.of(Path(path), run)
@@ -76,7 +78,8 @@ def _damage(name: str, digest: Callable[[], str], expected: str, missing: str) -
 
 def named(path: str | Path) -> Path:
     """Where a store lies, its path ending in its name, which that of `.` does not: what lies beside it goes by that."""
-    return artefact.real(path if Path(path).name not in ("", "..") else Path(path).resolve())
+    path = given(path)
+    return artefact.real(path if path.name not in ("", "..") else path.resolve())
 
 
 def describe(path: str | Path) -> list[tuple[str, str]]:
