@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -146,6 +147,7 @@ def run_stage(
             with stage.locked() if alone else nullcontext():
                 main(stage)
     except SaeError as error:
+        warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more; they would follow the line
         print(f"{name}: {in_one_line(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -205,9 +205,8 @@ def make_parent(target: Path) -> None:
 
 
 def _commit(draft: Draft, target: Path) -> None:
-    files = sorted(file for file in draft.path.rglob("*") if file.is_file())
     digests = {}
-    for file in files:
+    for file in files_below(draft.path):
         digests[file.relative_to(draft.path).as_posix()] = sha256_file(file)
         sync(file)
     put_in_place(draft.path, target, dataclasses.replace(draft.run, files=digests))
@@ -218,15 +217,29 @@ def put_in_place(folder: Path, target: Path, run: Run) -> None:
     record = folder / RUN_FILE
     record.write_text(run.to_json(), encoding="utf-8")
     sync(record)
-    for path in (*folder.rglob("*"), folder):
-        if path.is_dir():
-            sync(path)  # the names of what it holds
+    for at, _ in _walk(folder):
+        sync(Path(at))  # the names of what it holds
     if target.exists() and not target.is_dir():
         raise StoreError(f"{target} is a file where an artefact's folder must be; move it and run again")
     old = take_place(folder, target)
     sync(target.parent)
     if old is not None:
         discard(old)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its folders, sorted. Raises `OSError` for a folder that cannot be listed, which `Path.rglob`
+    leaves out without a word."""
+    return sorted(Path(at, name) for at, names in _walk(folder) for name in names)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder with the names of its files."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    return ((at, names) for at, _, names in os.walk(folder, onerror=refuse))
 
 
 def discard(folder: Path) -> None:

@@ -202,6 +202,20 @@ def test_files_that_may_not_be_read_are_refused_and_not_called_damaged(tmp_path:
         read_run(tmp_path / "a", "tokens")
 
 
+def test_a_folder_that_cannot_be_listed_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def refuses(path: str | Path | int) -> object:
+        if not isinstance(path, int) and Path(path).name == "sub":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(DiskError, match=r"Permission denied: .*sub"):
+        write(tmp_path / "a")
+    assert names(tmp_path) == set()
+
+
 def cannot_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "exchange", lambda one, other: False)
 

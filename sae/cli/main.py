@@ -1,5 +1,6 @@
 """The `sae` command. Imports of torch and what needs it stand inside the commands: `sae --help` then takes 0.2 s, not 3."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ class Commands(TyperGroup):
             with disk_told(f"running sae {ctx.invoked_subcommand or ''}".rstrip()):
                 return super().invoke(ctx)
         except SaeError as error:
+            warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more
             typer.echo(f"sae: {in_one_line(error)}", err=True)
             raise typer.Exit(error.exit_code) from None
 

@@ -52,7 +52,7 @@ class TextTokenizer(NamedTuple):
         """Write a folder for AutoTokenizer, with nothing in it that depends on where it lies."""
         folder.mkdir(parents=True)
         self.backend.encode_special_tokens = False
-        self.backend.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
         text = json.dumps(self.config, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
@@ -91,8 +91,9 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     """
     path = given(folder) / "tokenizer.json"
     try:
-        backend = Tokenizer.from_file(str(path))
+        backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the package raises plain Exception
+        raise_if_of_disk(error, f"reading {path}")
         raise StoreError(f"{path} is no readable tokenizer ({error}); make it again: dvc repro tokens") from None
     return as_data(backend)
 

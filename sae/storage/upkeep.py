@@ -169,7 +169,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _files_below(path: Path) -> set[str]:
-    return {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    return {file.relative_to(path).as_posix() for file in artefact.files_below(path)}
 
 
 def _size(path: Path) -> int:

@@ -203,8 +203,9 @@ class StoreWriter:
         if found != self._plan:
             artefact.write_text(record, self._plan)
         if self._is_whole:  # beside other shares these may be at work
-            for stray in self.path.rglob("*.partial"):
-                stray.unlink()
+            for stray in artefact.files_below(self.path):
+                if stray.suffix == ".partial":
+                    stray.unlink()
 
     def _told(self) -> AbstractContextManager[None]:
         return disk_told(f"writing {self.target}")
@@ -232,9 +233,9 @@ class StoreWriter:
     def _files(self) -> dict[str, str]:
         """Digests of all files of the store; what does not belong to it (of someone killed) is removed."""
         files = self._shards.files()
-        for file in self._store.rglob("*"):
+        for file in artefact.files_below(self._store):
             name = file.relative_to(self._store).as_posix()
-            if file.is_file() and name not in files:
+            if name not in files:
                 if file.name == "zarr.json" or name.startswith(f"{ZARR}/mean/"):
                     files[name] = sha256_file(file)
                     artefact.sync(file)
@@ -247,7 +248,7 @@ class StoreWriter:
         fresh = self.path / f"{ZARR}.{self.share.first}.fresh"
         shutil.rmtree(fresh, ignore_errors=True)
         create_arrays(fresh, self.layout)
-        for file in sorted(fresh.rglob("zarr.json")):
+        for file in artefact.files_below(fresh):
             to = self._store / ZARR / file.relative_to(fresh)
             to.parent.mkdir(parents=True, exist_ok=True)
             file.replace(to)

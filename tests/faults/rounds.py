@@ -1,17 +1,16 @@
 """Between the lives of a stage: what it found, what it may leave, and what must be there in the end."""
 
 import dataclasses
-import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sae import artefact
 from sae.errors import DiskError, StoreError
 from sae.provenance import Run
-from tests.faults.stages import OUTPUTS, Life, Stages
+from tests.faults.stages import OUTPUTS, Life, Stages, make_project
 
 
 class Lost(AssertionError):  # noqa: N818 - what a harness found
@@ -22,7 +21,10 @@ class Rounds:
     """Lives of stages in copies of `golden`, a project in which all are done."""
 
     def __init__(self, stages: Stages, golden: Path, work: Path):
-        self._stages, self._golden, self._work = stages, golden, work
+        self._stages, self.golden, self._work = stages, golden, work
+        self._outputs = {
+            stage: [output for output in outputs if (golden / output).exists()] for stage, outputs in OUTPUTS.items()
+        }
         self._n_calls: dict[tuple[str, bool, bool], int] = {}
         self.seen: Counter[str] = Counter()
 
@@ -67,8 +69,8 @@ class Rounds:
         """A fresh copy, in which the stage's outputs are `old` ones, or not there."""
         shutil.rmtree(self._work, ignore_errors=True)
         hidden = shutil.ignore_patterns(".*")
-        shutil.copytree(self._golden, self._work, copy_function=os.link, ignore=hidden)
-        for output in OUTPUTS[stage]:
+        shutil.copytree(self.golden, self._work, copy_function=os.link, ignore=hidden)
+        for output in self._outputs[stage]:
             path = self._work / output
             if old:
                 make_old(path)
@@ -79,7 +81,7 @@ class Rounds:
 
     def _end(self, stage: str, what: str, old: bool) -> None:
         """Look at what a life left, then let another finish."""
-        for output in OUTPUTS[stage]:
+        for output in self._outputs[stage]:
             path = self._work / output
             if path.exists():
                 self._look(path, output, what)
@@ -88,12 +90,12 @@ class Rounds:
         life = self._stages.live(self._work, stage)
         if life.code != 0:
             raise Lost(f"{what}: run again it ends with {life.code}: {life.errors}")
-        different = sorted(difference(self._golden, self._work))
+        different = sorted(difference(self.golden, self._work))
         if different:
             raise Lost(f"{what}: run again it leaves other files: {different}")
 
     def _look(self, path: Path, output: str, what: str) -> None:
-        golden = self._golden / output
+        golden = self.golden / output
         if path.is_file():
             if path.read_bytes() not in (golden.read_bytes(), OLD):
                 raise Lost(f"{what}: {output} is neither the old one nor the new one")
@@ -105,6 +107,15 @@ class Rounds:
             raise Lost(f"{what}: half of {output} stands: {error}") from None
         if run.code != OLD_CODE and artefact.digest(path) != artefact.digest(golden):
             raise Lost(f"{what}: {output} is whole, but neither the old one nor the new one")
+
+
+def make_rounds(stages: Stages, names: Iterable[str], folder: Path) -> Rounds:
+    """Over a new project in which the stages `names`, in their order, are done."""
+    golden = make_project(folder / "golden")
+    for stage in names:
+        life = stages.live(golden, stage)
+        assert life.code == 0, f"{stage}: {life.errors}"
+    return Rounds(stages, golden, folder / "work")
 
 
 OLD, OLD_CODE = b"old\n", "old"
@@ -134,7 +145,3 @@ def difference(one: Path, other: Path) -> set[str]:
     """Files that are not the same in two projects, or not in both."""
     here, there = set(files(one)), set(files(other))
     return (here ^ there) | {name for name in here & there if (one / name).read_bytes() != (other / name).read_bytes()}
-
-
-def told(seen: Counter[str]) -> str:
-    return json.dumps(dict(sorted(seen.items())))

@@ -8,34 +8,14 @@ import random
 import pytest
 import yaml
 
-from tests.faults.rounds import Lost, Rounds, difference
-from tests.faults.stages import OUTPUTS, Stages, compiled, make_project
+from tests.faults.rounds import Lost, difference, make_rounds
+from tests.faults.stages import OUTPUTS, Stages
 from tests.import_graph import PIPELINES, bodies
-from tests.support.stores import make_tokens
-from tests.support.toy_harvest import toy_harvest
 
+ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.EMFILE)
 QUICK = ("corpus", "tokens")
 """Those that need no transformer, whose package takes seconds to import."""
-ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.EMFILE)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory):
-    library = compiled(tmp_path_factory.mktemp("shim"))
-    if library is None:
-        pytest.skip("no C compiler (cc) on Linux here: file calls cannot be made to fail")
-    return library
-
-
-def make_rounds(stages, names, folder):
-    golden = make_project(folder / "golden")
-    if "harvest" not in names:
-        toy_harvest(golden / "data/A/1/activations", make_tokens(folder / "toy", n_train=640), n_rows=2_000)
-    for stage in names:
-        life = stages.live(golden, stage)
-        assert life.code == 0, f"{stage}: {life.errors}"
-    return Rounds(stages, golden, folder / "work")
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +23,6 @@ def few(shim, tmp_path_factory):
     folder = tmp_path_factory.mktemp("few")
     with Stages(shim, folder, QUICK) as stages:
         yield make_rounds(stages, QUICK, folder)
-
-
-@pytest.fixture(scope="module")
-def every(shim, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("every")
-    with Stages(shim, folder) as stages:
-        yield make_rounds(stages, OUTPUTS, folder)
 
 
 def test_no_stage_is_left_out():
@@ -83,11 +56,11 @@ def fail(rounds, names, n, chance):
 
 
 def test_killed_at_file_calls(few):
-    kill(few, QUICK, 6, random.Random(0))
+    kill(few, QUICK, 3, random.Random(0))
 
 
 def test_refused_at_file_calls(few):
-    fail(few, QUICK, 6, random.Random(0))
+    fail(few, QUICK, 3, random.Random(0))
 
 
 @pytest.mark.slow
