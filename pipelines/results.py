@@ -52,8 +52,8 @@ def dictionaries(places: list[Place]) -> Part:
     """A row for each that was evaluated."""
     rows = []
     for place in places:
-        metrics = read_metrics(place.reports, place.dictionary)
-        if metrics is not None:
+        metrics = read_metrics(place.reports, place.dictionary, place.root).figures
+        if metrics:
             rows.append(_row(artefact.read_run(place.dictionary, "dictionary").id, metrics))
     return Part("dictionaries", "The dictionaries", "Metrics", rows=Rows(COLUMNS, tuple(rows)))
 

@@ -52,6 +52,28 @@ class UnavailableError(SaeError, OSError):
     exit_code = 69
 
 
+class MissingExtraError(SaeError, ImportError):
+    """A package is not installed that only a part of the project needs."""
+
+    exit_code = 69
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Turn a failed import into an error that names the extra that brings the package.
+
+    Used as `with needs("pipeline"): import datasets`. Raises `MissingExtraError`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "sae":
+            raise  # a module of our own: our mistake, not a package that is to be installed
+        raise MissingExtraError(
+            f"this needs the package '{error.name.split('.')[0]}', which is not installed; "
+            f"run: pip install 'sae-pipeline[{extra}]'"
+        ) from None
+
+
 class BudgetError(SaeError):
     """What a paid service may be asked for is spent."""
 

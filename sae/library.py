@@ -16,6 +16,7 @@ from sae.features.side_by_side import Side
 from sae.features.table import FeatureTable
 from sae.paths import given
 from sae.provenance import Run
+from sae.reports import REPORTS
 from sae.source.site import ActivationSource
 
 
@@ -48,8 +49,13 @@ class Place:
         return self.transformer.parent.parent / "tokens"
 
     @property
+    def root(self) -> Path:
+        """Of the project: what paths in records are relative to."""
+        return self.tokens.parent.parent
+
+    @property
     def all_reports(self) -> Path:
-        return self.tokens.parent.parent / "reports"
+        return self.root / REPORTS
 
     @property
     def reports(self) -> Path:

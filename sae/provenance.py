@@ -15,6 +15,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from sae import __version__
+
 SCHEMA = 1
 """Version of run.json; raised when a reader of the old one would misunderstand the new one."""
 
@@ -67,7 +69,7 @@ def _dump(fields: dict[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can change a number."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "sae-pipeline": __version__}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

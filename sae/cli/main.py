@@ -172,6 +172,7 @@ def browse(
 
     from sae import artefact
     from sae.library import locate
+    from sae.reports import StaleReportError, check_origins
 
     place = locate(name, root)
     run = artefact.read_run(place.browser, "browser", made_by="dvc repro browser")
@@ -179,8 +180,10 @@ def browse(
     if not page.is_file():
         raise StoreError(f"{page} is missing; make it again: dvc repro browser")
     typer.echo(str(page))
-    if place.features.is_dir() and artefact.digest(place.features) not in run.parents.values():
-        typer.echo("(older than the features beside it; make it again with: dvc repro browser)", err=True)
+    try:
+        check_origins(place.browser, run, place.root, "dvc repro browser")
+    except StaleReportError as error:
+        typer.echo(f"(older than what lies beside it: {error})", err=True)
     if open_it and not webbrowser.open(page.as_uri()):
         typer.echo("(no browser could be opened here; open the file yourself)", err=True)
 
@@ -228,10 +231,10 @@ def _quality(place: "Place") -> list[tuple[str, str]]:
     from sae.library import open_table
     from sae.web.figures import headline, read_metrics
 
-    metrics = read_metrics(place.reports, place.dictionary)
-    rows = [(figure.label, figure.value) for figure in headline(metrics or {})]
-    if metrics is None:
-        rows.append(("figures", "none of this dictionary yet; run: dvc repro evaluate"))
+    metrics, missing = read_metrics(place.reports, place.dictionary, place.root)
+    rows = [(figure.label, figure.value) for figure in headline(metrics)]
+    if missing:
+        rows.append(("figures", missing))
     if place.features.is_dir():
         table = open_table(place)
         dead = int((table["n_active"] == 0).sum())

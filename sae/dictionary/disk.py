@@ -10,7 +10,7 @@ from sae import artefact
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
-from sae.errors import StoreError
+from sae.errors import StoreError, disk_told
 from sae.paths import given
 from sae.tensors import save_tensors
 
@@ -78,11 +78,12 @@ def _read(path: Path) -> Dictionary:
 def dictionary_path(name: str | Path, root: str | Path = "data") -> Path:
     """The folder of a dictionary named as in the paper (`A/1` lies in `data/A/1/dictionary`) or by a path."""
     root = given(root)
-    for candidate in (given(name), root / name):
-        if (candidate / "dictionary").is_dir():
-            return candidate / "dictionary"
-        if (candidate / SHAPE).is_file():
-            return candidate
+    with disk_told(f"looking for the dictionary {name}"):
+        for candidate in (given(name), root / name):
+            if (candidate / "dictionary").is_dir():
+                return candidate / "dictionary"
+            if (candidate / SHAPE).is_file():
+                return candidate
     above, _, index = str(name).rstrip("/").rpartition("/")
     if index.isdecimal() and ((root / above / SHAPE).is_file() or (root / above / "dictionary").is_dir()):
         raise StoreError(f"'{name}' is a feature of the dictionary {above}: look at it with sae feature {name}, or name {above}")

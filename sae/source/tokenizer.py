@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-from sae.errors import ConfigError, StoreError
+from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
 from sae.paths import given
 from sae.source.hub import snapshot
+
+with needs("pipeline"):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT = "<|endoftext|>"
 """Of a tokenizer trained here: id 0, both BOS and the separator that ends each document."""
@@ -123,12 +124,14 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
         folder = snapshot(name, revision, patterns=TOKENIZER_FILES, needed=("tokenizer*",))
         origin = f"{name}@{folder.name}"
     # transformers takes 2 s to import, and nothing but a pretrained tokenizer needs it: kept out of the default path.
-    from transformers import AutoTokenizer
+    with needs("pipeline"):
+        from transformers import AutoTokenizer
 
     try:
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         backend = loaded.backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise_if_of_disk(error, f"reading the tokenizer {name!r}")
         raise ConfigError(f"tokens.tokenizer = {name!r} holds no tokenizer that can be read: {error}") from None
     separator = loaded.eos_token_id if loaded.eos_token_id is not None else loaded.bos_token_id
     if separator is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, cast, runtime_checkable
 
 from sae import artefact
-from sae.errors import ConfigError, DiskError, disk_told
+from sae.errors import ConfigError, DiskError, disk_told, raise_if_of_disk
 from sae.paths import given
 from sae.progress import ProgressBar, is_watched
 from sae.training.mirror_folder import MirroredRun, MirrorFolder
@@ -207,6 +207,7 @@ class WandbLog:
             if config.mode != "disabled":
                 directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            raise_if_of_disk(error, f"making {config.directory}")
             raise ConfigError(f"wandb.directory '{config.directory}' cannot be made: {error}") from None
         self._folder, self._timeout, self._told = MirrorFolder(log), config.timeout, ""
         self._run = MirroredRun(

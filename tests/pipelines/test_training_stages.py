@@ -90,4 +90,4 @@ def test_a_sweep_saves_those_that_are_whole_and_ends_with_an_error(project):
     sweep.main(Stage("sweep", params(good={"seed": 1}, other={"l1": 2.0})))
     saved.append([read_dictionary(f"data/A/sweep/{name}/dictionary").W_enc.sum().item() for name in ("good", "other")])
     assert saved[0] == saved[1] == saved[2]
-    assert set(json.loads((project / "reports/sweep.json").read_text())) == {"A/sweep/good", "A/sweep/other"}
+    assert set(json.loads((project / "reports/sweep/sweep.json").read_text())) == {"A/sweep/good", "A/sweep/other"}
