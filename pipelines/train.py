@@ -20,7 +20,8 @@ from sae.tensors import save_tensors
 from sae.training.checkpoint import clear_checkpoints
 from sae.training.config import TrainConfig
 from sae.training.fit import Trained, fit
-from sae.training.observers import JsonLog, Observer, Progress, WandbConfig, WandbLog, as_environment_says
+from sae.training.observers import JsonLog, Observer, Progress, WandbLog
+from sae.training.wandb_config import WandbConfig, as_environment_says
 
 
 def main(stage: Stage) -> None:

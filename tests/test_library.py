@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import sae
+from sae.device import to_device
 from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError, StoreError
 from sae.interpret.endpoint import JudgeConfig
 from sae.interpret.judge import Judge
+from sae.library import split_id
 from sae.paths import given
 from sae.storage.linked import folder_of
 from sae.storage.upkeep import named
@@ -160,3 +162,31 @@ def test_the_home_of_nobody_is_told():
 def test_a_record_says_what_it_did(tmp_path):
     sae.save(dictionary(), tmp_path / "mine")
     assert json.loads((tmp_path / "mine" / "run.json").read_text())["kind"] == "dictionary"
+
+
+def test_a_dictionary_is_told_from_its_features(tmp_path):
+    sae.save(dictionary(), tmp_path / "A" / "1" / "dictionary")
+    assert split_id("A/1/3450", tmp_path) == ("A/1", 3450)
+    assert split_id(f"{tmp_path}/A/1/7", "nowhere") == (f"{tmp_path}/A/1", 7)
+    with pytest.raises(ConfigError, match="'A/1' names no feature; write a dictionary and a number, such as A/1/3450"):
+        split_id("A/1", tmp_path)
+    with pytest.raises(StoreError, match="'A/1/7' is a feature of the dictionary A/1: look at it with sae feature A/1/7"):
+        sae.load("A/1/7", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("platform", "cuda", "expected"),
+    [
+        ("linux", None, r'a build for the CPU alone; install .*: pip install --force-reinstall "torch==[0-9.]+"; or use device'),
+        ("win32", None, r'pip install --force-reinstall "torch==[0-9.]+" --index-url https://download.pytorch.org/whl/cu130;'),
+        ("darwin", None, "there is no CUDA on macOS; use device: cpu"),
+        ("linux", "13.0", "sees no CUDA device: see what nvidia-smi says"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_with_what_to_install(monkeypatch, platform, cuda, expected):
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device 'cuda' asked for, but .*{expected}"):
+        to_device("cuda")

@@ -8,16 +8,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from sae import artefact
 from sae.errors import ConfigError, DiskError, disk_told, raise_if_of_disk
 from sae.paths import given
 from sae.progress import ProgressBar, is_watched
 from sae.training.mirror_folder import MirroredRun, MirrorFolder
+from sae.training.wandb_config import WandbConfig, as_environment_says
 
 CLOCKED = ("rows_per_second", "fraction_of_roofline", "seconds")
 """Values that depend on the machine's speed: in the logs, never in an artefact."""
@@ -46,28 +47,6 @@ class Observer(Protocol):
     def state(self) -> Any:
         """What this observer must know when the run goes on in another process, as JSON keeps it; into every checkpoint."""
         ...
-
-
-Mode = Literal["offline", "online", "disabled"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WandbConfig:
-    """Section `wandb`."""
-
-    mode: Mode = "offline"
-    """`online` needs a login; what the server did not get while the run went on, `sae sync LOG` sends later. W&B's own variables
-    (WANDB_MODE and so on) are obeyed before this section."""
-    project: str = "sae"
-    entity: str | None = None
-    directory: str = "logs"
-    """Where wandb writes its files, in a folder `wandb`; those of an offline run can be read with `wandb leet`."""
-    timeout: float = 5.0
-    """Seconds that one attempt to reach the server may take (no step waits for it), and that the run waits for W&B at its end."""
-
-    def __post_init__(self) -> None:
-        if self.timeout <= 0:
-            raise ConfigError(f"'timeout' = {self.timeout}: must be positive")
 
 
 class History:
@@ -297,30 +276,6 @@ class WandbLog:
     def _say(self, text: str) -> None:
         self._told = text
         print(f"wandb: {text}", file=sys.stderr, flush=True)
-
-
-MODES = {"dryrun": "offline", "run": "online", "shared": "online", "off": "disabled"}
-"""Other words for them that W&B takes."""
-
-
-def as_environment_says(config: WandbConfig) -> WandbConfig:
-    """The config with what W&B's own variables say in its place: WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY and WANDB_DIR, and
-    WANDB_DISABLED. Raises `ConfigError` for a mode that is none."""
-    found = {name: os.environ.get(f"WANDB_{name}", "").strip() for name in ("MODE", "PROJECT", "ENTITY", "DIR", "DISABLED")}
-    mode = MODES.get(found["MODE"].lower(), found["MODE"].lower()) or config.mode
-    if mode not in ("offline", "online", "disabled"):
-        raise ConfigError(f"WANDB_MODE={found['MODE']}: W&B's modes are online, offline and disabled; set it to one, or unset it")
-    if found["DISABLED"].lower() in ("true", "1", "yes"):
-        mode = "disabled"
-    if mode != config.mode:
-        print(f"wandb: {mode}, as the environment says (wandb.mode: {config.mode})", file=sys.stderr)
-    return replace(
-        config,
-        mode=cast(Mode, mode),
-        project=found["PROJECT"] or config.project,
-        entity=found["ENTITY"] or config.entity,
-        directory=found["DIR"] or config.directory,
-    )
 
 
 _left: list[subprocess.Popen[bytes]] = []

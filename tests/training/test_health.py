@@ -1,6 +1,7 @@
 """A training that fails quietly is told: on stderr, in the dictionary's record, and of older ones from their last record."""
 
 import pytest
+import torch
 
 import sae
 from sae.errors import NumericsError
@@ -28,7 +29,11 @@ def test_a_good_training_is_not_warned_of():
         ({}, {"n_silent": 51}, "51 of 100 features are dead: they fired on none of the last 5,000 rows; lower l1"),
         ({"l0": 0.09}, {}, r"L0 ended at 0.09: hardly any feature fires; lower l1 \(λ ended at 3\)"),
         ({"fvu": 0.9}, {}, "FVU ended at 0.9, hardly better than one vector for all rows, which has 1; lower l1"),
-        ({"fvu": 7.0}, {"learning_rate": 10.0}, r"FVU ended at 7, no better than .*; lower learning_rate \(it was 10\)"),
+        (
+            {"fvu": 7.0, "squared_error": 448.0},
+            {"learning_rate": 10.0},
+            r"FVU ended at 7, no better than .*; lower learning_rate \(it was 10\)",
+        ),
         ({"fvu": float("nan")}, {}, "FVU ended at nan"),
         ({"loss": 111.0}, {}, "the loss ended at 111, above 110 where it began; lower learning_rate"),
         ({"fvu": 1.0, "squared_error": 1e-3}, {}, "subtract their mean from the rows, which is all but 1.6e-05 of their mean"),
@@ -67,7 +72,8 @@ def test_trainings_that_fail_quietly_are_told(rows, how, expected, capsys):
 
 
 def test_a_training_that_comes_to_something_is_not_warned_of(capsys):
-    assert quick(toy_rows()).run.facts["warnings"] == []
+    rows = torch.relu(toy_rows()) * torch.tensor([1.0, 2.0, 4.0, 8.0, 0.0, 0.0, 0.0, 0.0])
+    assert quick(rows, l1=0.1).run.facts["warnings"] == []
     assert capsys.readouterr().err == ""
 
 

@@ -13,7 +13,8 @@ from sae.config import build
 from sae.errors import ConfigError, DiskError, in_one_line
 from sae.training.checkpoint import Checkpoints
 from sae.training.fit import fit, train
-from sae.training.observers import History, JsonLog, Progress, WandbConfig, WandbLog, as_environment_says, wants_bar
+from sae.training.observers import History, JsonLog, Progress, WandbLog, wants_bar
+from sae.training.wandb_config import WandbConfig, as_environment_says
 from tests.support.toy_training import DEAD, assert_same_bits, toy_config, toy_rows
 
 RECORDS = [

@@ -345,4 +345,4 @@ def test_what_changes_the_dictionary_is_another_run_and_the_first_can_be_gone_on
     assert "configs[0].l1 was 20.0 and is 19.0; starting afresh" in capsys.readouterr().err
     first = fit(toy_rows(), CONFIGS[:1], checkpoints=tmp_path, observers=[[Watcher(lambda n: None)]], leave_foreign=True)[0]
     assert_same_bits(first, undisturbed[0])
-    assert capsys.readouterr().err == ""
+    assert "starting afresh" not in capsys.readouterr().err
