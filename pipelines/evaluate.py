@@ -25,6 +25,8 @@ def main(stage: Stage) -> None:
             )
     found = evaluate(source, dictionary, heldout, config)
     metrics = rounded(found.metrics(config))
+    # `precision: auto` is another on another processor, and so are the figures: it stands among those that runs are compared by.
+    metrics["transformer"]["precision"] = artefact.read_run(stage.transformer, "transformer").facts.get("precision")
     run = stage.run("evaluation", config, id=stage.dictionary_id, parents=(stage.tokens, stage.transformer, stage.dictionary))
     with artefact.writing(stage.reports / "evaluate", run) as draft:
         write_plots(found, config, stage.dictionary_id, history, draft.path)

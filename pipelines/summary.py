@@ -5,11 +5,12 @@ from typing import Any
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
+from sae.provenance import Run
 from sae.reports import open_report
 
 
 def main(stage: Stage) -> None:
-    transformer = artefact.read_run(stage.transformer, "transformer").facts
+    transformer = artefact.read_run(stage.transformer, "transformer")
     metrics, proxies = _read(stage, "evaluate", "evaluation", "metrics"), _read(stage, "proxies", "proxies", "proxies")
     sections = [_transformer(stage, transformer), _dictionary(stage, metrics), _proxies(proxies), _places(stage)]
     text = "\n\n".join("\n".join(section) for section in sections) + "\n"
@@ -27,11 +28,15 @@ def _line(name: str, value: str) -> str:
     return f"  {name:<44}{value}"
 
 
-def _transformer(stage: Stage, facts: dict[str, Any]) -> list[str]:
+def _transformer(stage: Stage, run: Run) -> list[str]:
+    facts, asked = run.facts, run.params.get("precision")
+    trained_in = facts.get("precision")  # a pretrained one has none
+    chosen = " (precision: auto, by this processor; another may take another)" if asked == "auto" else ""
     return [
         f"transformer {stage.transformer_id}, held-out text, nats a token",
         _line("loss", f"{facts['heldout_loss']:.3f}"),
         _line("bigram (Kneser-Ney), unigram", f"{facts['bigram_loss']:.3f}, {facts['unigram_loss']:.3f}"),
+        *([_line("trained in", f"{trained_in}{chosen}")] if trained_in else []),
     ]
 
 

@@ -1,6 +1,7 @@
 """The design, as a test: who may import whom, one door a heavy package, and what each DVC stage depends on."""
 
 import ast
+import fnmatch
 import re
 
 import pytest
@@ -41,7 +42,7 @@ DOORS = {
         "sae.processor",
         "sae.storage.native_gather",
     },
-    "llvmlite": {"sae.kernels.instructions", "sae.processor", "sae.storage.native_gather"},
+    "llvmlite": {"sae.kernels.instructions", "sae.processor", "sae.provenance", "sae.storage.native_gather"},
     "numcodecs": {"sae.storage.packed", "sae.storage.shards"},
     "scipy": {"sae.metrics.matching"},
     "wandb": {"sae.training.mirror"},
@@ -127,6 +128,22 @@ def test_the_full_pipeline_is_the_default_one_with_more_dictionaries():
         assert params == plain[name].get("params"), name
         kinds = [[str(out).split("/")[-1] for out in stage["outs"]] for stage in (plain[name], full[name])]
         assert kinds[0] == kinds[1], name
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_dvc_keeps_the_figures_of_every_report(path):
+    """Each list of figures lies in a folder that a stage writes and DVC caches, so that it knows those of other revisions."""
+    pipeline = yaml.safe_load(path.read_text())
+    outs = [
+        re.sub(r"\$\{[^}]*\}", "*", out) for stage in bodies(pipeline).values() for out in stage["outs"] if isinstance(out, str)
+    ]
+    for figures in pipeline["metrics"]:
+        folder = figures.rsplit("/", 1)[0]
+        assert any(fnmatch.fnmatch(folder, out) for out in outs), figures
+    stages = {name for name, stage in bodies(pipeline).items() if any("reports/" in str(out) for out in stage["outs"])} - {
+        "summary"
+    }
+    assert {figures.split("/")[-2] for figures in pipeline["metrics"]} == stages
 
 
 def test_functions_and_files_are_small():

@@ -55,6 +55,7 @@ def info(name: Name, root: Root = DATA) -> None:
     """What a dictionary is, where it came from, and how good it is."""
     from sae.dictionary.disk import read_dictionary
     from sae.library import locate
+    from sae.storage.upkeep import processor_told
     from sae.training.health import warnings_of
 
     place = locate(name, root)
@@ -73,6 +74,7 @@ def info(name: Name, root: Root = DATA) -> None:
         ("seed", str(run.seed)),
         ("params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))),
         ("code", run.code),
+        ("processor", processor_told(run.processor)),
         ("made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))),
         ("lies in", str(place.dictionary)),
     ]
@@ -226,7 +228,8 @@ def _transformer(place: "Place") -> str:
     except StoreError:
         return f"none at {place.transformer}"
     losses = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.facts.items() if key.endswith("loss")]
-    return ", ".join([run.id, *losses])
+    trained_in = [f"trained in {run.facts['precision']}"] if "precision" in run.facts else []
+    return ", ".join([run.id, *losses, *trained_in])
 
 
 def _quality(place: "Place") -> list[tuple[str, str]]:

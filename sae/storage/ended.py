@@ -21,7 +21,7 @@ def stands(target: Path, run: Run) -> bool:
         found = artefact.read_run(target, run.kind)
     except StoreError:
         return False
-    same = (dataclasses.replace(one, facts={}, files={}).to_json() for one in (found, run))
+    same = (dataclasses.replace(one, facts={}, files={}, processor={}).to_json() for one in (found, run))
     return len(set(same)) == 1
 
 

@@ -137,8 +137,16 @@ def _origin(run: Run, n_threads: int | None) -> Iterator[tuple[str, str]]:
     yield "params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))
     yield "made from", ", ".join(f"{name} ({digest[:12]})" for name, digest in sorted(run.parents.items())) or "not recorded"
     yield "device", run.device + (f", on {n_threads} threads" if n_threads else "")
+    yield "processor", processor_told(run.processor)
+    if "begun_on" in run.facts:
+        yield "", f"begun on another one: {processor_told(run.facts['begun_on'])}"
     yield "code", run.code
     yield "made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))
+
+
+def processor_told(processor: dict[str, Any]) -> str:
+    """In words."""
+    return ", ".join(f"{key} {value}" for key, value in processor.items()) or "not recorded"
 
 
 def _progress(partial: Path) -> Iterator[tuple[str, str]]:

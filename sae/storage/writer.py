@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -32,7 +33,7 @@ import numpy as np
 
 from sae import artefact
 from sae.errors import StoreError, disk_told
-from sae.provenance import Run, sha256_file
+from sae.provenance import Run, elsewhere, sha256_file
 from sae.storage import arrays, claim, ended
 from sae.storage.checked import CHECKSUMS
 from sae.storage.layout import SCHEMA, ZARR, Layout, create_arrays
@@ -74,9 +75,12 @@ class StoreWriter:
         bytes_of_slice = layout.n_rows * layout.record.itemsize / n_tasks / layout.n_shards
         self._n_joined = min(n_tasks, max(1, int(SLICE_BYTES // bytes_of_slice)))
         """Pieces that are joined into one; 1: none are."""
-        stated = {"run": dataclasses.asdict(run), "layout": vars(layout), "n_tasks": n_tasks, "schema": SCHEMA}
+        self.processor = run.processor
+        """Of the machine that the work that lies there was begun on."""
+        anywhere = dataclasses.asdict(dataclasses.replace(run, processor={}))
+        stated = {"run": anywhere, "layout": vars(layout), "n_tasks": n_tasks, "schema": SCHEMA}
         self._stated = {**stated, "seed": seed, "n_joined": self._n_joined}
-        self._settle(n_threads)
+        self._settle(n_threads, run.processor)
         self.is_committed = False
         """The store that was to be written stands: an earlier process was killed between its commit and its end, or, to a share,
         others have been faster."""
@@ -172,7 +176,10 @@ class StoreWriter:
                 "mean": mean.tolist(),
                 CHECKSUMS: self._shards.checksums(),
             }
-            run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files())
+            if elsewhere(self.processor, self.run.processor):
+                stated["begun_on"] = self.processor
+            processor = {**self.run.processor, "threads": self.n_threads}
+            run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files(), processor=processor)
             digest = hashlib.sha256(run.to_json().encode()).hexdigest()
             artefact.write_text(self.path / ended.COMMIT, digest)
             artefact.put_in_place(self._store, self.target, run)
@@ -202,6 +209,8 @@ class StoreWriter:
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if found != self._plan:
             artefact.write_text(record, self._plan)
+        elif told := elsewhere(self.processor, self.run.processor):
+            print(f"harvest: {self.path} goes on; {told}", file=sys.stderr)
         if self._is_whole:  # beside other shares these may be at work
             for stray in artefact.files_below(self.path):
                 if stray.suffix == ".partial":
@@ -210,18 +219,21 @@ class StoreWriter:
     def _told(self) -> AbstractContextManager[None]:
         return disk_told(f"writing {self.target}")
 
-    def _settle(self, n_threads: int) -> None:
-        self.n_threads = n_threads
-        self._plan = json.dumps({**self._stated, "n_threads": n_threads}, indent=1, sort_keys=True)
+    def _settle(self, n_threads: int, processor: dict[str, str | int]) -> None:
+        self.n_threads, self.processor = n_threads, processor
+        told = {"n_threads": n_threads, "processor": processor}
+        self._plan = json.dumps({**self._stated, **told}, indent=1, sort_keys=True)
         self._plan_digest = hashlib.sha256(self._plan.encode()).hexdigest()
 
     def _take_threads(self, found: str | None) -> None:
-        """Work that was begun on another number of threads is no other plan: it goes on with that number."""
+        """Work that was begun on another number of threads is no other plan: it goes on with that number. Nor is that of another
+        processor, of which is told what that means."""
         own = self.n_threads
         with suppress(ValueError, TypeError, KeyError):
-            self._settle(int(json.loads(found or "{}")["n_threads"]))
+            plan = json.loads(found or "{}")
+            self._settle(int(plan["n_threads"]), dict(plan["processor"]))
         if self._plan != found:
-            self._settle(own)
+            self._settle(own, self.run.processor)
 
     def _gathered(self, shard: int, pieces: list[Piece]) -> dict[str, np.ndarray]:
         """The fields of a shard's rows, in their order."""

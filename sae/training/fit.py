@@ -16,7 +16,7 @@ from sae.config import build
 from sae.device import to_device
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError, DivergenceError, NumericsError
-from sae.provenance import Run
+from sae.provenance import Run, elsewhere, processor
 from sae.training.checkpoint import Checkpoint, Checkpoints
 from sae.training.config import TrainConfig, input_scale
 from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows
@@ -135,6 +135,9 @@ def fit(
             saved = Checkpoints(checkpoints, identity_of(configs, feed, data), deciding)
             stack.enter_context(saved.locked())
             start = saved.latest(leave_foreign=leave_foreign)
+        begun_on = start.numbers.get("begun_on", {}) if start else processor()
+        if told_of := elsewhere(begun_on, processor()):
+            print(f"training goes on; {told_of}", file=sys.stderr, flush=True)
         histories = [History() for _ in configs]
         told = [[history, *more] for history, more in zip(histories, observers or [()] * len(configs), strict=True)]
         if wants_bar(progress, told):
@@ -144,7 +147,7 @@ def fit(
         trainers = _trainers(feed, configs, on, told, start)
         request = stack.enter_context(stop_request())
         named = dict(zip(names, trainers, strict=True))
-        together = Together(named, feed, saved, request, checkpoint_seconds, resumed=start is not None)
+        together = Together(named, feed, saved, request, checkpoint_seconds, resumed=start is not None, begun_on=begun_on)
         n_rows, signum = len(rows) if isinstance(rows, Sized) else None, None
         try:
             together.run()
@@ -211,7 +214,11 @@ def _results(names: Sequence[str], together: Together, histories: Sequence[Histo
     failures = dict(together.failures)
     for i, (trainer, history) in enumerate(zip(together.trainers, histories, strict=True)):
         try:
-            results.append(_trained(trainer, history, names[i], n_rows) if i not in failures else None)
+            trained = _trained(trainer, history, names[i], n_rows) if i not in failures else None
+            if trained is not None and elsewhere(together.begun_on, processor()):
+                assert trained.dictionary.run is not None, "set with it"
+                trained.dictionary.run.facts["begun_on"] = together.begun_on
+            results.append(trained)
         except NumericsError as error:
             failures[i] = error
             results.append(None)

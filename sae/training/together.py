@@ -27,7 +27,10 @@ class Together:
         checkpoint_seconds: float,
         *,
         resumed: bool,
+        begun_on: dict[str, Any],
     ):
+        self.begun_on = begun_on
+        """The processor of the first step (`sae.provenance.processor`)."""
         self.names, self.trainers = list(trainers), list(trainers.values())
         self.feed, self.saved, self.request, self.every = feed, saved, request, checkpoint_seconds
         self.failures: dict[int, NumericsError] = {}
@@ -132,5 +135,5 @@ class Together:
             part, stated = self._kept.get(i) or (trainer.tensors(), {**trainer.numbers(), "observers": observed})
             tensors |= {f"{i}.{name}": value for name, value in part.items()}
             numbers.append(stated)
-        self.saved.save(max(n_done), tensors, {"trainers": numbers})
+        self.saved.save(max(n_done), tensors, {"trainers": numbers, "begun_on": self.begun_on})
         self._saved_at = n_done

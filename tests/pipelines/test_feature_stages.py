@@ -40,7 +40,7 @@ def project(tmp_path, monkeypatch):
     make_tokens(tmp_path / "data" / "tokens")
     for name in ("transformer", "dictionary"):
         target = tmp_path / "data" / "A" / ("transformer" if name == "transformer" else "1/dictionary")
-        with artefact.writing(target, Run(kind=name, id="A/1")) as draft:
+        with artefact.writing(target, Run(kind=name, id="A/1", facts={"precision": "bfloat16"})) as draft:
             write_dictionary(random_dictionary(), draft.path)
             (draft.path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
     for module in (features, evaluate):
@@ -78,6 +78,7 @@ def test_evaluate_writes_metrics_and_plots(project, capsys):
     evaluate.main(Stage("evaluate", PARAMS))
     metrics = json.loads((project / "reports/evaluate/metrics.json").read_text())
     assert metrics.keys() == {"features", "neurons", "reconstruction", "transformer"}
+    assert metrics["transformer"].pop("precision") == "bfloat16", "of the transformer: runs are compared by it"
     assert all(isinstance(value, int | float | None) for section in metrics.values() for value in section.values())
     assert "loss recovered" in capsys.readouterr().out
     pictures = {"density.png", "l0.png", "cosine.png", "training.png"}
