@@ -23,6 +23,7 @@ from sae.config import override, read_params, read_section
 from sae.dictionary.base import to_device
 from sae.errors import ConfigError, SaeError
 from sae.provenance import Run
+from sae.shown import printable_lines
 
 T = TypeVar("T")
 STAGES = (
@@ -144,7 +145,7 @@ def run_stage(name: str, main: Callable[[Stage], None], given: argparse.Namespac
             torch.set_num_threads(stage.config.threads)
         main(stage)
     except SaeError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {printable_lines(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; nothing half-written is left, run again to start this stage afresh", file=sys.stderr)

@@ -9,7 +9,7 @@ from tests.import_graph import PIPELINES, ROOT, bodies, code_of, imports, module
 
 # A unit imports from lines above its own; siblings on a line are independent. Units are folders, or files at the top.
 LAYERS = [
-    ["errors", "shapes"],
+    ["errors", "shapes", "shown"],
     ["chance", "provenance", "progress", "tensors"],
     ["config", "artefact", "accumulate"],
     ["metrics", "dictionary", "storage"],

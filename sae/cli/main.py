@@ -11,6 +11,7 @@ from sae.cli.splitting import tree
 from sae.cli.store import print_rows, store
 from sae.cli.study import report, study
 from sae.errors import ConfigError, SaeError, StoreError
+from sae.shown import printable_lines
 
 if TYPE_CHECKING:
     from sae.features.reading import Reader
@@ -24,7 +25,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except SaeError as error:
-            typer.echo(f"sae: {error}", err=True)
+            typer.echo(f"sae: {printable_lines(str(error))}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 
@@ -83,7 +84,7 @@ def features(
     root: Root = DATA,
 ) -> None:
     """Which features fire on which token of a text, and how strongly."""
-    from sae.features.feature import printable
+    from sae.shown import printable
 
     reading = _reader(name, root, device).read(text)
     shown = [f"'{printable(token)}'" for token in reading.tokens]
