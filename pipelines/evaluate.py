@@ -5,6 +5,7 @@ from pipelines.evaluate_plots import read_history, write_plots
 from sae import artefact
 from sae.dictionary.disk import read_dictionary
 from sae.features.evaluation import EvaluateConfig, evaluate
+from sae.metrics.losses import told_recovered
 from sae.reports import rounded, write_figures
 from sae.source.transformer import load_source
 from sae.storage.tokens import TokenStore
@@ -33,8 +34,8 @@ def main(stage: Stage) -> None:
         write_figures(draft.path, "metrics", metrics)
     losses, features = metrics["transformer"], metrics["features"]
     print(
-        f"{stage.dictionary_id}: loss recovered {losses['loss_recovered_zero']:.1%} against zero ablation, "
-        f"{losses['loss_recovered_mean']:.1%} against mean ablation, at an L0 of {metrics['reconstruction']['l0']:.1f}; "
+        f"{stage.dictionary_id}: loss recovered {told_recovered(losses, 'zero')} against zero ablation, "
+        f"{told_recovered(losses, 'mean')} against mean ablation, at an L0 of {metrics['reconstruction']['l0']:.1f}; "
         f"{features['n_alive']:,} of {features['n_units']:,} features alive over {features['n_tokens']:,} tokens"
     )
 

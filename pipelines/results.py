@@ -12,6 +12,7 @@ from typing import Any
 from sae import artefact
 from sae.errors import SaeError, StoreError, disk_told
 from sae.library import Place, locate
+from sae.metrics.losses import told_recovered
 from sae.paths import given
 from sae.web.figures import read_metrics
 from sae.web.rendering import Part, Rows, to_markdown
@@ -66,7 +67,7 @@ def _row(name: str, metrics: dict[str, Any]) -> tuple[str, ...]:
         f"{features['n_units']:,}",
         f"{rows['l0']:.1f}",
         f"{rows['fvu']:.3f}",
-        f"{losses['loss_recovered_zero']:.1%} ± {losses['loss_recovered_zero_error']:.1%}",
+        told_recovered(losses, "zero", error=True),
         f"{features['n_dead']:,}",
         ultralow,
         f"{features['n_tokens']:,}",

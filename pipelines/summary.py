@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
+from sae.metrics.losses import told_recovered
 from sae.provenance import Run
 from sae.reports import open_report
 
@@ -52,8 +53,7 @@ def _dictionary(stage: Stage, metrics: dict[str, Any]) -> list[str]:
         _line("fraction of variance unexplained", f"{rows['fvu']:.3f}"),
         _line(
             "loss recovered against zero, mean ablation",
-            f"{losses['loss_recovered_zero']:.1%} ± {losses['loss_recovered_zero_error']:.1%}, "
-            f"{losses['loss_recovered_mean']:.1%} ± {losses['loss_recovered_mean_error']:.1%}",
+            f"{told_recovered(losses, 'zero', error=True)}, {told_recovered(losses, 'mean', error=True)}",
         ),
         _line("nats a token lost, KL", f"{losses['nats_lost']:.4f}, {losses['kl']:.4f}"),
         _line("dead features", f"{features['n_dead']:,} of {features['n_units']:,} over {features['n_tokens']:,} tokens"),

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sae import artefact
 from sae.device import to_device
@@ -64,6 +64,24 @@ class Place:
         return own if own.is_dir() else self.all_reports
 
 
+class Lookup:
+    """Looks features up in the table beside a dictionary, which is opened when first asked.
+
+    A copy, also in another process, opens it anew."""
+
+    def __init__(self, place: Place):
+        self.place = place
+        self._table: FeatureTable | None = None
+
+    def __call__(self, index: int) -> Feature:
+        if self._table is None:
+            self._table = open_table(self.place)
+        return self._table.feature(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"place": self.place, "_table": None}
+
+
 def locate(name: str | Path, root: str | Path = "data") -> Place:
     """The dictionary named as in the paper (`A/1` under `root`), or by the path of its folder. Raises `StoreError`."""
     return Place(dictionary=dictionary_path(name, root).resolve())
@@ -103,12 +121,7 @@ def load(name: str | Path, root: str | Path = "data") -> Dictionary:
     place = locate(name, root)
     dictionary = read_dictionary(place.dictionary)
     if place.features.is_dir():
-        table = cache(lambda: open_table(place))
-
-        def describe(index: int) -> Feature:
-            return table().feature(index)
-
-        dictionary.describe = describe
+        dictionary.describe = Lookup(place)
     return dictionary
 
 

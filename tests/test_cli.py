@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 import sae
 from sae import artefact
 from sae.cli.main import app
-from sae.features.feature import printable
 from sae.provenance import Run
 from sae.reports import write_figures
+from sae.shown import printable
 from sae.storage.tokens import TokenStore
 from tests.web import toy_project
 

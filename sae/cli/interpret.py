@@ -126,8 +126,8 @@ def _judge_feature(judge: "Judge", evidence: "Evidence", vocabulary: list[bytes]
     import numpy as np
 
     from sae.chance import generator
-    from sae.features.feature import printable
     from sae.interpret.judged import SILENCE, JudgeScores, judge_units
+    from sae.shown import printable
 
     fire = np.flatnonzero(evidence.firings["features"].n_active >= 20)
     other = generator(judge.config.seed, "another to judge", feature).permutation(fire[fire != feature])[:1].tolist()

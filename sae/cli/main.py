@@ -12,6 +12,7 @@ from sae.cli.splitting import tree
 from sae.cli.store import print_rows, store
 from sae.cli.study import report, study
 from sae.errors import ConfigError, SaeError, StoreError, disk_told, in_one_line
+from sae.shown import printable_lines
 
 if TYPE_CHECKING:
     from sae.features.reading import Reader
@@ -27,7 +28,7 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
         except SaeError as error:
             warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more
-            typer.echo(f"sae: {in_one_line(error)}", err=True)
+            typer.echo(f"sae: {printable_lines(in_one_line(error))}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 
@@ -90,7 +91,7 @@ def features(
     root: Root = DATA,
 ) -> None:
     """Which features fire on which token of a text, and how strongly."""
-    from sae.features.feature import printable
+    from sae.shown import printable
 
     reading = _reader(name, root, device).read(text)
     shown = [f"'{printable(token)}'" for token in reading.tokens]

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sae.errors import ConfigError
@@ -92,6 +93,11 @@ class Dictionary(nn.Module, ABC):
     def _floats(self, x: Tensor, what: str, axis: str) -> Tensor:
         if not x.is_floating_point():
             raise ConfigError(f"{what} of {x.dtype} given to a dictionary of {self.W_enc.dtype}; give floats, such as x.float()")
+        if x.is_meta or x.layout is not torch.strided:
+            found = "on the meta device, without numbers," if x.is_meta else f"of layout {x.layout}"
+            raise ConfigError(f"{what} {found} given to a dictionary; give a dense tensor with its numbers: x.to_dense()")
+        if not x.ndim:
+            raise ConfigError(f"{what} without axes given to a dictionary of {axis} = {getattr(self, axis)}")
         if x.shape[-1] != getattr(self, axis):
             raise ConfigError(f"{what} of width {x.shape[-1]} given to a dictionary of {axis} = {getattr(self, axis)}")
         return x.to(self.W_enc.dtype)

@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from sae import artefact
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
-from sae.errors import StoreError, disk_told
+from sae.errors import ConfigError, StoreError, disk_told
 from sae.paths import given
 from sae.tensors import save_tensors
 
@@ -56,23 +58,39 @@ def _names(folder: Path) -> set[str]:
 
 
 def read_dictionary(path: str | Path) -> Dictionary:
-    """The committed dictionary in the folder `path`, digests checked. Raises `StoreError`, or `DiskError` where the system does
-    not let it be read."""
+    """The committed dictionary in the folder `path`, digests checked.
+
+    Raises `StoreError`, also where its weights are no floats or hold NaN or infinity; `DiskError` where the system does not let
+    it be read."""
     path = given(path)
     return artefact.steadily(path, lambda: _read(path))
 
 
 def _read(path: Path) -> Dictionary:
     run = artefact.read_run(path, "dictionary", made_by="dvc repro train")
+    unsigned = [name for name in (WEIGHTS, SHAPE) if name not in run.files]
+    if unsigned:
+        raise StoreError(f"{path}'s record (run.json) has no digest of {', '.join(unsigned)}; make or save the dictionary again")
     artefact.verify(path, run, only=(WEIGHTS, SHAPE))
     try:
         shape = json.loads((path / SHAPE).read_text(encoding="utf-8"))
-        dictionary = VARIANTS[shape["variant"]].from_tensors(load_file(path / WEIGHTS))
-    except (KeyError, json.JSONDecodeError, SafetensorError) as error:
+        dictionary = VARIANTS[shape["variant"]].from_tensors(_checked(load_file(path / WEIGHTS), path))
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError, ConfigError) as error:
         known = ", ".join(VARIANTS)
         raise StoreError(f"{path} is no dictionary that this version reads ({error!r}; variants: {known})") from None
     dictionary.run = run
     return dictionary
+
+
+def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """`tensors`. Raises `StoreError` for one that is no weights: of whole numbers, or with NaN or infinity in it."""
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            raise StoreError(f"{name} of {path} is {value.dtype}; the weights of a dictionary are floats: save it again")
+        if not torch.isfinite(value).all():
+            n_bad = int((~torch.isfinite(value)).sum())
+            raise StoreError(f"{name} of {path} holds NaN or infinity ({n_bad:,} of {value.numel():,}); train it again")
+    return tensors
 
 
 def dictionary_path(name: str | Path, root: str | Path = "data") -> Path:

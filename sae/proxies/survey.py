@@ -56,6 +56,14 @@ class Text:
         self.kinds = store.kinds
         self._true = np.array([[kind in hypothesis.kinds for hypothesis in self.hypotheses] for kind in store.kinds])
 
+    def n_positive(self) -> Int64[ndarray, " hypothesis"]:
+        """Tokens that count of which each hypothesis says yes; no transformer is asked."""
+        found = np.zeros(len(self.scorers), np.int64)
+        for block in read_contexts(self._split, self._chosen, SCORED_CONTEXTS):
+            kept = block.kept()
+            found += np.array([int((score(block)[kept] > 0).sum()) for score in self.scorers])
+        return found
+
     def batches(self, source: ActivationSource, label: str) -> Iterator[Batch]:
         """All the tokens, in order, with the transformer's activations."""
         on_gpu = torch.device(source.device).type == "cuda"
@@ -145,6 +153,7 @@ def survey(source: ActivationSource, dictionary: Dictionary, text: Text, k: int)
     for name in POPULATIONS:
         values, rows_of = strongest[name].result()
         by_measure = pearson[name].pearson().reshape(len(MEASURES), n_hypotheses, -1)
+        by_measure[: MEASURES.index("kind"), (counts[0] == 0) | (counts[0] == len(kind))] = np.nan  # nothing to judge by
         populations[name] = Population(by_measure, values, np.where(rows_of >= 0, kind[rows_of], -1).astype(np.int64))
     n_by_kind = np.bincount(kind, minlength=len(text.kinds))
     with_kind = between.pearson().reshape(len(MEASURES), n_hypotheses, len(MEASURES), n_hypotheses)[:, :, -1]

@@ -17,6 +17,7 @@ import numpy as np
 from sae.errors import ConfigError, CorpusError
 from sae.progress import ProgressBar
 from sae.shapes import DocumentArray, TokenArray
+from sae.shown import printable
 from sae.source.corpus_document import Document
 from sae.source.tokenizer import SMALLEST_VOCABULARY, TextTokenizer, pretrained_tokenizer, train_tokenizer
 from sae.storage.tokens import CHUNK_CONTEXTS, NO_DOCUMENT, SPLITS, Blocks, token_dtype, write_tokens
@@ -316,5 +317,7 @@ def table(summary: Summary) -> str:
     lines = [f"{'kind':14}{'documents':>10}{'tokens':>12}{'held out':>12}{'share':>9}"]
     for kind in sorted(total, key=lambda kind: (-total[kind], kind)):
         n = sum(documents[name][kind] for name in SPLITS)
-        lines.append(f"{kind:14}{n:>10,}{total[kind]:>12,}{tokens['heldout'][kind]:>12,}{total[kind] / everything:>9.2%}")
+        lines.append(
+            f"{printable(kind):14}{n:>10,}{total[kind]:>12,}{tokens['heldout'][kind]:>12,}{total[kind] / everything:>9.2%}"
+        )
     return "\n".join(lines)

@@ -3,10 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sae.dictionary.disk import SHAPE
 from sae.errors import StoreError
+from sae.metrics.losses import told_recovered
 from sae.reports import NoReportError, StaleReportError, open_report
 
 
@@ -70,13 +71,13 @@ def headline(metrics: dict[str, Any]) -> list[Figure]:
         _figure("L0", _number(reconstruction.get("l0"), ".1f"), f"Mean number of active features a token. {over}"),
         _figure(
             "Loss recovered",
-            _number(losses.get("loss_recovered_zero"), ".1%"),
+            _recovered(losses, "zero"),
             "(L zero-ablated − L reconstructed) / (L zero-ablated − L clean), L the transformer's loss on held-out text with "
             "its MLP's activations set to zero, replaced by the dictionary's reconstruction, or left alone.",
         ),
         _figure(
             "… against the mean",
-            _number(losses.get("loss_recovered_mean"), ".1%"),
+            _recovered(losses, "mean"),
             "Loss recovered with mean ablation in the place of zero ablation: a stricter baseline.",
         ),
         _figure("Nats lost", _number(losses.get("nats_lost"), ".3f"), "L reconstructed − L clean, nats a token."),
@@ -91,6 +92,12 @@ def headline(metrics: dict[str, Any]) -> list[Figure]:
 
 def _figure(label: str, value: str | None, meaning: str) -> Figure | None:
     return None if value is None else Figure(label=label, value=value, meaning=meaning)
+
+
+def _recovered(losses: dict[str, Any], against: Literal["zero", "mean"]) -> str | None:
+    """The share, or why there is none; None where nothing was measured."""
+    told = told_recovered(losses, against)
+    return None if told == "none" else told.replace("%", " %")
 
 
 def _number(value: float | None, form: str) -> str | None:

@@ -13,7 +13,7 @@ from sae.proxies.sampling import Statistics
 from sae.storage.tokens import Contexts
 
 VOCABULARY = [b"", b"a", b"b@", b"@c", "é".encode(), b"\xc3", b"\xa9", b" ", b"12", b"3"]
-NOTHING = Contexts.whole(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)))
+NOTHING = Contexts.whole(*[np.zeros((0, 4), np.int64)] * 3)
 
 
 def statistics(kinds=()):
