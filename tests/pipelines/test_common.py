@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.common import Stage, run_stage
+from pipelines.common import RunConfig, Stage, run_stage
+from sae.config import build
+from sae.errors import ConfigError
 
 
 def test_one_of_several_dictionaries_has_rows_and_reports_of_its_own():
@@ -32,3 +34,26 @@ def test_params_may_lie_elsewhere_and_be_set_otherwise(tmp_path, monkeypatch, ca
         run_stage("train", seen.append)
     assert caught.value.code == 78
     assert "'rnu.x=1' sets no parameter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dictionary": "transformer"}, "'dictionary' = 'transformer': a folder of that name is the pipeline's own"),
+        ({"dictionary": "Activations"}, "'Activations': a folder"),
+        ({"dictionary": "sweep"}, "'sweep': a folder"),
+        ({"transformer": "corpus"}, "'transformer' = 'corpus': a folder"),
+        ({"transformer": "tokens"}, "'tokens': a folder"),
+        ({"transformer": "tokens.partial"}, "ends with .partial is an unfinished artefact"),
+        ({"dictionary": "transformer.old.partial"}, "ends with .partial"),
+        ({"dictionary": "../x"}, "becomes a folder under data/"),
+        ({"dictionary": True}, "'run.dictionary"),
+        ({"threads": 2**31}, r"'threads' = 2147483648: .* at most 1,024"),
+        ({"threads": 2**70}, "more than 64 bits"),
+        ({"threads": -1}, "must be 0"),
+        ({"threads": True}, "'run.threads' = True: a number, not true or false"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        build(RunConfig, values, "run")

@@ -79,7 +79,7 @@ def written(config, folder):
 
 
 def test_the_only_document_of_a_kind_comes_in_parts_of_which_some_can_be_held_out(tmp_path):
-    book = "A line of the only book.\n" * 2000
+    book = "".join(f"Line {i} of the only book.\n" for i in range(2000))
     (tmp_path / "book.txt").write_text(book)
     (tmp_path / "a.jsonl").write_text('{"text": "short and alone"}\n')
     files = [str(tmp_path / "book.txt"), str(tmp_path / "a.jsonl")]
