@@ -38,6 +38,21 @@ def check_name(name: str, where: str) -> None:
         raise ConfigError(f"{where} {name!r}: a name of letters, digits, _ . and - (it becomes a folder under data/)")
 
 
+OURS_IN_DATA = ("corpus", "tokens")
+OURS_BESIDE_DICTIONARIES = ("transformer", "activations", "sweep")
+"""Folders of the pipeline's own: data/corpus and so on, data/A/transformer and so on."""
+MOST_THREADS = 1024
+
+
+def check_free(name: str, where: str, ours: tuple[str, ...]) -> None:
+    """Raises `ConfigError`, begun with `where`, for a name that would make an artefact lie within one of `ours`. (Some file
+    systems tell no capital letters.)"""
+    if name.lower() in ours:
+        raise ConfigError(f"{where} {name!r}: a folder of that name is the pipeline's own; take another than {', '.join(ours)}")
+    if name.lower().endswith(".partial"):
+        raise ConfigError(f"{where} {name!r}: what ends with .partial is an unfinished artefact, and is swept; take another name")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Section `run`: which of possibly many this is, and where it computes."""
@@ -62,8 +77,10 @@ class RunConfig:
         for name in ("transformer", "dictionary"):
             value = str(getattr(self, name))
             check_name(value, f"'{name}' =")
-        if self.threads < 0:
-            raise ConfigError(f"'threads' = {self.threads}: must be 0 (torch's choice) or more")
+        check_free(self.transformer, "'transformer' =", OURS_IN_DATA)
+        check_free(str(self.dictionary), "'dictionary' =", OURS_BESIDE_DICTIONARIES)
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise ConfigError(f"'threads' = {self.threads}: must be 0 (torch's choice) or more, and at most {MOST_THREADS:,}")
 
 
 class Stage:

@@ -1,21 +1,21 @@
 """Stage `corpus`: gather documents of text into data/corpus."""
 
 import sys
+from dataclasses import replace
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
 from sae.shown import printable
-from sae.source.corpus import CorpusConfig, gather
-from sae.source.corpus_document import count, write_documents
+from sae.source.corpus import CorpusConfig, write_corpus
 
 
 def main(stage: Stage) -> None:
     config = stage.section("corpus", CorpusConfig)
-    documents, short = gather(config)
-    facts = count(documents)
-    with artefact.writing(stage.corpus, stage.run("corpus", config, **facts, short=short)) as draft:
-        write_documents(documents, draft.path)
-    for kind, got in short.items():
+    run = stage.run("corpus", config)
+    with artefact.writing(stage.corpus, run) as draft:
+        facts = write_corpus(config, draft.path)
+        draft.run = replace(run, facts=facts)
+    for kind, got in facts["short"].items():
         print(
             f"corpus: only {got} bytes of {printable(kind)} are installed, less than its share; english and code make it up",
             file=sys.stderr,

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.common import Stage, run_stage
-from sae.errors import DiskError
+from pipelines.common import RunConfig, Stage, run_stage
+from sae.config import build
+from sae.errors import ConfigError, DiskError
 
 
 def test_one_of_several_dictionaries_has_rows_and_reports_of_its_own():
@@ -66,3 +67,26 @@ def test_what_was_noted_to_an_error_is_told(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_stage("train", failed)
     assert capsys.readouterr().err == "train: no space left; all steps before are saved in c\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dictionary": "transformer"}, "'dictionary' = 'transformer': a folder of that name is the pipeline's own"),
+        ({"dictionary": "Activations"}, "'Activations': a folder"),
+        ({"dictionary": "sweep"}, "'sweep': a folder"),
+        ({"transformer": "corpus"}, "'transformer' = 'corpus': a folder"),
+        ({"transformer": "tokens"}, "'tokens': a folder"),
+        ({"transformer": "tokens.partial"}, "ends with .partial is an unfinished artefact"),
+        ({"dictionary": "transformer.old.partial"}, "ends with .partial"),
+        ({"dictionary": "../x"}, "becomes a folder under data/"),
+        ({"dictionary": True}, "'run.dictionary"),
+        ({"threads": 2**31}, r"'threads' = 2147483648: .* at most 1,024"),
+        ({"threads": 2**70}, "more than 64 bits"),
+        ({"threads": -1}, "must be 0"),
+        ({"threads": True}, "'run.threads' = True: a number, not true or false"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        build(RunConfig, values, "run")
