@@ -10,7 +10,7 @@ from tests.import_graph import PIPELINES, ROOT, bodies, code_of, imports, module
 # A unit imports from lines above its own; siblings on a line are independent. Units are folders, or files at the top.
 LAYERS = [
     ["errors", "shapes"],
-    ["chance", "machine_code", "processor", "provenance", "progress", "tensors"],
+    ["chance", "machine_code", "processor", "provenance", "progress", "tensors", "ties"],
     ["config", "artefact", "accumulate"],
     ["metrics", "dictionary", "storage"],
     ["kernels", "source"],
