@@ -4,6 +4,7 @@ Nothing of a file is held but the record at hand, so files may be of any size. W
 gigabytes, a line without an end) stops at a limit that the error names.
 """
 
+import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
