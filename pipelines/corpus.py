@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
+from sae.shown import printable
 from sae.source.corpus import CorpusConfig, write_corpus
 
 
@@ -16,10 +17,12 @@ def main(stage: Stage) -> None:
         draft.run = replace(run, facts=facts)
     for kind, got in facts["short"].items():
         print(
-            f"corpus: only {got} bytes of {kind} are installed, less than its share; english and code make it up", file=sys.stderr
+            f"corpus: only {got} bytes of {printable(kind)} are installed, less than its share; english and code make it up",
+            file=sys.stderr,
         )
     for kind, counts in sorted(facts["by_kind"].items(), key=lambda item: -item[1]["bytes"]):
-        print(f"{kind:12} {counts['documents']:6} documents {counts['bytes']:10} bytes {counts['bytes'] / facts['n_bytes']:8.2%}")
+        share = counts["bytes"] / facts["n_bytes"]
+        print(f"{printable(kind):12} {counts['documents']:6} documents {counts['bytes']:10} bytes {share:8.2%}")
     print(f"{'corpus':12} {facts['n_documents']:6} documents {facts['n_bytes']:10} bytes in {stage.corpus}")
 
 

@@ -18,6 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sae.errors import ConfigError
+from sae.paths import given
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ def _parse(text: str, what: str) -> Any:
 
 def read_params(path: str | Path = "params.yaml") -> dict[str, Any]:
     """The whole file as a dictionary of sections. Raises `ConfigError` where it is missing or no YAML mapping."""
-    path = Path(path)
+    path = given(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
