@@ -107,4 +107,4 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf data reports logs full/data full/reports full/logs .dvc/cache .dvc/tmp dvc.lock full/dvc.lock
+	rm -rf data reports logs full/data full/reports full/logs .dvc/cache .dvc/tmp full/.dvc/tmp dvc.lock full/dvc.lock
