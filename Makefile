@@ -38,7 +38,8 @@ test-nudged: setup
 test-slow: setup
 	python -m pytest -m slow
 
-# A store's writers killed, raced and refused by the disk, and its files damaged; prints what was counted (docs/log.md, 2026-11-24).
+# A store's writers killed, raced and refused by the disk, every stage killed or refused at its file calls (this needs `cc`), and the
+# files of all outputs damaged; prints what was counted (docs/log.md, 2026-11-24 and 2026-11-28). Half an hour.
 faults: setup
 	python -m pytest -s -m "slow or not slow" tests/faults
 
