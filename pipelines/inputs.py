@@ -13,6 +13,7 @@ from typing import Any
 from sae import artefact
 from sae.config import override, read_params
 from sae.errors import SaeError
+from sae.paths import given
 from sae.source.named import Digests
 
 FOLDER = Path("data/inputs")
@@ -44,10 +45,10 @@ def of_corpus(section: dict[str, Any]) -> list[Path]:
 
 
 def of_tokens(section: dict[str, Any]) -> list[Path]:
-    """The array of ids, or the files of a tokenizer that lies in a folder."""
+    """The array of ids and its mask, or the files of a tokenizer that lies in a folder."""
     if section.get("source") == "ids":
-        return _there(section.get("path"))
-    if not Path(str(section.get("tokenizer"))).is_dir():
+        return [*_there(section.get("path")), *_there(section.get("predicted_mask"))]
+    if not isinstance(section.get("tokenizer"), str):
         return []
     from sae.source.tokenizer import TOKENIZER_FILES
 
@@ -76,13 +77,15 @@ NAMED = {"corpus": of_corpus, "tokens": of_tokens, "transformer": of_transformer
 
 
 def _there(path: object) -> list[Path]:
-    return [Path(path)] if isinstance(path, str) and Path(path).is_file() else []
+    if not isinstance(path, str) or not path or not given(path).is_file():
+        return []
+    return [given(path)]
 
 
 def _within(folder: object, patterns: Iterable[str]) -> list[Path]:
-    if not isinstance(folder, str) or not folder or not Path(folder).is_dir():
+    if not isinstance(folder, str) or not folder or not given(folder).is_dir():
         return []
-    return sorted({file for pattern in patterns for file in Path(folder).glob(pattern) if file.is_file()})
+    return sorted({file for pattern in patterns for file in given(folder).glob(pattern) if file.is_file()})
 
 
 if __name__ == "__main__":
@@ -90,9 +93,9 @@ if __name__ == "__main__":
     parser.add_argument("sections", nargs="+", choices=sorted(NAMED))
     parser.add_argument("--params", default="params.yaml", metavar="PATH", help="the file of parameters")
     parser.add_argument("--set", default=[], action="append", metavar="SECTION.KEY=VALUE", help="as for the other stages")
-    given = parser.parse_args()
+    asked = parser.parse_args()
     try:
-        main(override(read_params(given.params), given.set), given.sections)
+        main(override(read_params(asked.params), asked.set), asked.sections)
     except SaeError as error:
         print(f"inputs: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -49,4 +49,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage("sweep", main)
+    run_stage("sweep", main, goes_on=True)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sae import artefact
-from sae.errors import StoreError
+from sae.errors import StoreError, disk_told
 from sae.harvest import HarvestConfig, Plan, harvested, on_threads
 from sae.progress import track
 from sae.provenance import Run, changed, sha256_file
@@ -50,7 +50,7 @@ def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | 
     place."""
     refuse_url(path)
     path = upkeep.named(path)
-    with artefact.full_disk_told(path), claim.claimed(path, None):
+    with disk_told(f"repairing {path}"), claim.claimed(path, None):
         run = artefact.read_run(path, "activations")
         linked = Linked.of(path, run)
         if linked:
@@ -106,19 +106,20 @@ def _plan(path: Path, run: Run, split: Split, bos: int | None, d_mlp: int) -> Pl
 
 def _harvest(path: Path, shards: Sequence[int], plan: Plan, source: Frozen, split: Split) -> tuple[dict[int, np.ndarray], int]:
     """The records of the shards, and how many contexts they took."""
-    layout, per_batch = plan.layout, plan.config.batch_contexts * plan.per_context
+    layout, batch_contexts = plan.layout, plan.config.batch_contexts
     place = Permutation(layout.n_rows, plan.config.seed)
     rows = [layout.shard(shard) for shard in shards]
     records = {shard: np.empty(row.stop - row.start, layout.record) for shard, row in zip(shards, rows, strict=True)}
-    batches = np.unique(np.concatenate([place.inverse(np.arange(row.start, row.stop)) // per_batch for row in rows]))
+    numbers = [place.inverse(np.arange(row.start, row.stop)) for row in rows]
+    batches = np.unique(plan.positions.context_of(np.concatenate(numbers)) // batch_contexts)
     n_contexts = 0
     for batch in track(batches, "repair", len(batches)):
-        first = int(batch) * plan.config.batch_contexts
-        contexts = range(first, min(first + plan.config.batch_contexts, plan.n_contexts))
+        first = int(batch) * batch_contexts
+        contexts = range(first, min(first + batch_contexts, plan.n_contexts))
         n_contexts += len(contexts)
         (found,) = harvested(source, split, plan, contexts)
-        numbers = first * plan.per_context + np.arange(len(found.values))
-        places = place(numbers[numbers < layout.n_rows])
+        here = plan.positions.rows(contexts)
+        places = place(np.arange(here.start, here.stop))
         for shard, row in zip(shards, rows, strict=True):
             mine = np.flatnonzero((places >= row.start) & (places < row.stop))
             if not found.finite[mine].all():

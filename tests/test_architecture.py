@@ -12,8 +12,8 @@ from tests.import_graph import PIPELINES, ROOT, bodies, code_of, imports, module
 
 # A unit imports from lines above its own; siblings on a line are independent. Units are folders, or files at the top.
 LAYERS = [
-    ["errors", "shapes"],
-    ["chance", "device", "provenance", "progress", "tensors"],
+    ["errors", "shapes", "exchange"],
+    ["chance", "device", "machine_code", "paths", "processor", "provenance", "progress", "tensors"],
     ["config", "artefact", "accumulate"],
     ["metrics", "dictionary", "reports", "storage"],
     ["kernels", "source"],
@@ -38,9 +38,11 @@ DOORS = {
             f"sae.kernels.native_{name}"
             for name in ("ablation", "bytes", "effects", "features", "lists", "partners", "products", "rows")
         ),
+        "sae.machine_code",
+        "sae.processor",
         "sae.storage.native_gather",
     },
-    "llvmlite": {"sae.provenance", "sae.kernels.instructions", "sae.storage.native_gather"},
+    "llvmlite": {"sae.kernels.instructions", "sae.processor", "sae.provenance", "sae.storage.native_gather"},
     "numcodecs": {"sae.storage.packed", "sae.storage.shards"},
     "scipy": {"sae.metrics.matching"},
     "wandb": {"sae.training.mirror"},

@@ -1,5 +1,6 @@
 """The `sae` command. Imports of torch and what needs it stand inside the commands: `sae --help` then takes 0.2 s, not 3."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from sae.cli.interpret import interpret
 from sae.cli.splitting import tree
 from sae.cli.store import print_rows, store
 from sae.cli.study import report, study
-from sae.errors import ConfigError, SaeError, StoreError
+from sae.errors import ConfigError, SaeError, StoreError, disk_told, in_one_line
 
 if TYPE_CHECKING:
     from sae.features.reading import Reader
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """A `SaeError` becomes one line on stderr, and its exit code."""
+    """A `SaeError`, or an error of input and output, becomes one line on stderr, and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with disk_told(f"running sae {ctx.invoked_subcommand or ''}".rstrip()):
+                return super().invoke(ctx)
         except SaeError as error:
-            typer.echo(f"sae: {error}", err=True)
+            warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more
+            typer.echo(f"sae: {in_one_line(error)}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 
@@ -53,6 +56,7 @@ def info(name: Name, root: Root = DATA) -> None:
     from sae.dictionary.disk import read_dictionary
     from sae.library import locate
     from sae.storage.upkeep import processor_told
+    from sae.training.health import warnings_of
 
     place = locate(name, root)
     dictionary = read_dictionary(place.dictionary)
@@ -64,6 +68,7 @@ def info(name: Name, root: Root = DATA) -> None:
         ("features", f"{dictionary.n_features:,} over {dictionary.d_mlp:,} neurons ({n_parameters:,} parameters)"),
         ("transformer", _transformer(place)),
         *_quality(place),
+        *(("warning", warning) for warning in warnings_of(run)),
         ("", ""),
         *((key.replace("_", " "), _short(value)) for key, value in run.facts.items() if isinstance(value, int | float | str)),
         ("seed", str(run.seed)),
@@ -109,7 +114,7 @@ def feature(id: FeatureId, root: Root = DATA) -> None:
     """What is known of one feature: how often it fires, on what, and what it makes more likely."""
     from sae.library import load, split_id
 
-    name, index = split_id(id)
+    name, index = split_id(id, root)
     typer.echo(str(load(name, root).feature(index)))
 
 
@@ -131,7 +136,7 @@ def steer(
     from sae.causal.steering import steer as steer_feature
     from sae.library import split_id
 
-    name, index = split_id(id)
+    name, index = split_id(id, root)
     if without and value is not None:
         raise ConfigError("--without holds the feature at 0 and --value elsewhere; give one of them")
     reader = _reader(name, root, device)

@@ -18,7 +18,7 @@ from sae.proxies.likelihood import Scorer
 from sae.proxies.sampling import choose_contexts, measure, read_contexts
 from sae.shapes import Rows
 from sae.source.site import ActivationSource
-from sae.storage.tokens import NO_DOCUMENT, TokenStore, to_tensor
+from sae.storage.tokens import TokenStore, to_tensor
 
 POPULATIONS = ("features", "neurons")
 MEASURES = ("proxy", "sign", "clipped", "kind")
@@ -29,7 +29,7 @@ SCORED_CONTEXTS = 512
 
 
 class Batch(NamedTuple):
-    """Some held-out tokens of documents (no BOS)."""
+    """Some held-out tokens that count (`Contexts.kept`)."""
 
     rows: Rows
     scores: Float64[ndarray, "row hypothesis"]
@@ -63,10 +63,13 @@ class Text:
         done = 0
         with ProgressBar(label, int(self._chosen.sum())) as bar:
             for block in read_contexts(self._split, self._chosen, SCORED_CONTEXTS):
-                scores = np.stack([score(block) for score in self.scorers], axis=-1)
+                scores, counted = np.stack([score(block) for score in self.scorers], axis=-1), block.kept()
                 for start in range(0, len(block.tokens), n_contexts):
                     part = slice(start, start + n_contexts)
-                    kept = block.document[part] != NO_DOCUMENT
+                    kept = counted[part]
+                    if not kept.any():
+                        done += kept.size
+                        continue
                     acts = source.activations(to_tensor(block.tokens[part], source.device))
                     rows = acts[torch.from_numpy(kept).to(acts.device)]
                     kind = block.kind[part][kept]

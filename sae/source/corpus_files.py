@@ -1,6 +1,5 @@
 """The user's own text: globs of txt, jsonl, jsonl.zst, parquet."""
 
-import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ import zstandard
 
 from sae.errors import ConfigError, CorpusError, needs
 from sae.source.corpus_document import Document
+from sae.source.globbing import files_of
 
 with needs("pipeline"):
     import pyarrow
@@ -41,7 +41,7 @@ def read_files(globs: list[str], text_field: str) -> Iterator[Document]:
 
 def matching(pattern: str) -> list[str]:
     """The files that a glob of `corpus.files` names, sorted by path."""
-    return [path for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(path)]
+    return files_of(os.path.expanduser(pattern))
 
 
 def to_document(record: Mapping[str, Any], text_field: str, source: str, kind: str, advice: str) -> Document | None:

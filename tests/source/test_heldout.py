@@ -18,7 +18,7 @@ class FakeSplit(Split):
 
     def __getitem__(self, contexts: slice) -> Contexts:
         tokens = np.arange(self.n_contexts)[contexts, None].repeat(self.context_length, axis=1)
-        return Contexts(tokens, tokens, tokens)
+        return Contexts.whole(tokens, tokens, tokens)
 
 
 def test_contexts_are_spread_over_the_whole_split() -> None:
