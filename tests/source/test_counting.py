@@ -112,8 +112,8 @@ def test_the_rows_harvested_are_those_where_the_answer_is_predicted(adder, tmp_p
     ids = torch.from_numpy(split[0 : split.n_contexts].tokens.astype(np.int64))
     wanted = source.activations(ids)[origin[:, 0].astype(int), origin[:, 1].astype(int)]
     np.testing.assert_allclose(rows[0 : len(rows)], wanted.numpy(), rtol=1e-4, atol=1e-5)
+    more = HarvestConfig(n_rows=2 * split.n_contexts + 1, positions_per_context=5)
     with pytest.raises(CorpusError, match=f"give {2 * split.n_contexts}"):
-        more = HarvestConfig(n_rows=2 * split.n_contexts + 1, positions_per_context=5)
         harvest(source, split, tokens.bos, more, tmp_path / "more", Run(kind="activations", code="test"))
 
 
