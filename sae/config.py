@@ -15,13 +15,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sae.errors import ConfigError
+from sae.paths import given
 
 T = TypeVar("T")
 
 
 def read_params(path: str | Path = "params.yaml") -> dict[str, Any]:
     """The whole file as a dictionary of sections. Raises `ConfigError` where it is missing or no YAML mapping."""
-    path = Path(path)
+    path = given(path)
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

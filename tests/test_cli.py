@@ -12,8 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 import sae
+from sae import artefact
 from sae.cli.main import app
 from sae.provenance import Run
+from sae.reports import write_figures
 from sae.shown import printable
 from sae.storage.tokens import TokenStore
 from tests.web import toy_project
@@ -55,12 +57,25 @@ def test_info_says_what_it_is_and_how_good(run, made):
 
 def test_info_gives_no_figures_of_another_dictionary(run, made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
-    (tmp_path / "copy/reports/evaluate/run.json").write_text(
-        (made / "reports/evaluate/run.json").read_text().replace('"dictionary": "', '"dictionary": "0')
-    )
+    parents = {"data/A/1/dictionary": "0" * 64}
+    with artefact.writing(tmp_path / "copy/reports/evaluate", Run(kind="evaluation", parents=parents)) as draft:
+        write_figures(draft.path, "metrics", toy_project.METRICS)
     done = run("info", "A/1", "--root", str(tmp_path / "copy/data"))
     assert "16.9" not in done.output
+    assert "not shown, they are another's" in done.output
     assert "dvc repro evaluate" in done.output
+
+
+def test_info_gives_no_figures_of_other_tokens(run, made, tmp_path):
+    """The dictionary is the same, the text that it was measured on is another now."""
+    shutil.copytree(made, tmp_path / "copy")
+    digest = artefact.digest(made / "data/A/1/dictionary")
+    parents = {"data/A/1/dictionary": digest, "data/tokens": "0" * 64, "data/removed": "1" * 64}
+    with artefact.writing(tmp_path / "copy/reports/evaluate", Run(kind="evaluation", parents=parents)) as draft:
+        write_figures(draft.path, "metrics", toy_project.METRICS)
+    done = run("info", "A/1", "--root", str(tmp_path / "copy/data"))
+    assert "16.9" not in done.output
+    assert "made from another data/tokens than the one there now" in done.output
 
 
 def test_features_prints_for_each_token_what_fires(run, made):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae.chance import generator
 from sae.config import build
-from sae.dictionary.base import to_device
+from sae.device import to_device
 from sae.errors import ConfigError, NumericsError
 from sae.harvest import HarvestConfig, Plan, take
 from sae.live.mixing import EpochOrder, Mixing

@@ -24,6 +24,9 @@ from sae.storage.tokens import CHUNK_CONTEXTS, NO_DOCUMENT, SPLITS, Blocks, toke
 
 TOKENIZER_BYTES = 100_000_000
 """Text that a tokenizer is trained on at most: its few thousand merges are settled long before that."""
+LARGEST_VOCABULARY = 2**20
+"""Four times that of any transformer known. Each id costs memory in the store and the transformer, so a stray one (a mask
+that was stored without its sign, a hash) is told instead of becoming the size of everything."""
 DROPPED = -1
 """Split of a document that is empty or occurred before; else its index in SPLITS."""
 
@@ -73,10 +76,8 @@ class TokensConfig:
         trained = self.source == "corpus" and self.tokenizer == "train"
         if trained and (self.n_vocab is None or self.n_vocab < SMALLEST_VOCABULARY):
             raise ConfigError(f"n_vocab must be at least {SMALLEST_VOCABULARY} (every byte, and end of text), not {self.n_vocab}")
-        if self.n_vocab is not None and not 1 < self.n_vocab <= (2**20 if trained else 2**31):
-            raise ConfigError(
-                f"n_vocab must be at least 2, and at most {2**20:,} for a tokenizer trained here, not {self.n_vocab}"
-            )
+        if self.n_vocab is not None and not 1 < self.n_vocab <= LARGEST_VOCABULARY:
+            raise ConfigError(f"n_vocab must be at least 2 and at most {LARGEST_VOCABULARY:,}, not {self.n_vocab}")
 
     def _check_counting(self) -> None:
         if self.source != "ids" and (self.pad is not None or self.predicted is not None or self.predicted_mask):

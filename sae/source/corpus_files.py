@@ -1,18 +1,20 @@
 """The user's own text: globs of txt, jsonl, jsonl.zst, parquet."""
 
-import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import zstandard
 
-from sae.errors import ConfigError, CorpusError
+from sae.errors import ConfigError, CorpusError, needs
 from sae.source.corpus_document import Document
+from sae.source.globbing import files_of
+
+with needs("pipeline"):
+    import pyarrow
+    import pyarrow.parquet
 
 _WILD = ("*", "?", "[")
 
@@ -25,7 +27,7 @@ def read_files(globs: list[str], text_field: str) -> Iterator[Document]:
     """
     seen: set[str] = set()
     for pattern in globs:
-        matches = [path for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)) if os.path.isfile(path)]
+        matches = matching(pattern)
         if not matches:
             raise ConfigError(
                 f"corpus.files: nothing matches '{pattern}' (from {Path.cwd()}); mend the glob or put the files there"
@@ -35,6 +37,11 @@ def read_files(globs: list[str], text_field: str) -> Iterator[Document]:
             if os.path.realpath(path) not in seen:
                 seen.add(os.path.realpath(path))
                 yield from _read(Path(path), os.path.relpath(path, root), text_field)
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that a glob of `corpus.files` names, sorted by path."""
+    return files_of(os.path.expanduser(pattern))
 
 
 def to_document(record: Mapping[str, Any], text_field: str, source: str, kind: str, advice: str) -> Document | None:

@@ -4,12 +4,12 @@ Said of tokens, as training scripts say it: a token counts where its prediction 
 counts where the prediction made there, of token t + 1, does (`Contexts.counts`).
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sae.errors import ConfigError, CorpusError
+from sae.paths import given
 from sae.shapes import Counts, TokenArray
 from sae.source.contexts import TokensConfig
 
@@ -62,7 +62,7 @@ class Counting(NamedTuple):
 
 def _mask(config: TokensConfig, rows: TokenArray, remainder: int) -> np.ndarray:
     """The mask at `config.predicted_mask` as rows, mapped into memory."""
-    path = Path(config.predicted_mask)
+    path = given(config.predicted_mask)
     try:
         mask = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

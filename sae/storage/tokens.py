@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sae import artefact
 from sae.errors import StoreError
+from sae.paths import given
 from sae.provenance import Run
 from sae.shapes import Counts, DocumentArray, KindArray, TokenArray, Tokens
 from sae.storage import arrays
@@ -203,7 +204,11 @@ class TokenStore:
     @classmethod
     def open(cls, path: str | Path) -> "TokenStore":
         """Raises `StoreError` where the store is missing, unfinished or damaged (all its bytes are read: about 1 s a GB)."""
-        path = Path(path)
+        path = given(path)
+        return artefact.steadily(path, lambda: cls._open(path))
+
+    @classmethod
+    def _open(cls, path: Path) -> "TokenStore":
         run = artefact.read_run(path, "tokens", made_by="dvc repro tokens")
         artefact.verify(path, run)
         group = arrays.open_group(path / "tokens.zarr", run)

@@ -3,14 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from sae import artefact
 from sae.dictionary.disk import SHAPE
 from sae.errors import StoreError
 from sae.metrics.losses import told_recovered
-
-METRICS = "metrics.json"
+from sae.reports import NoReportError, StaleReportError, open_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +22,28 @@ class Figure:
     """What it is, over what, reduced how."""
 
 
-def read_metrics(reports: Path, dictionary: Path) -> dict[str, Any] | None:
-    """Content of metrics.json in the folder `reports`; None where there is none, or it is not of this very `dictionary`."""
+class Metrics(NamedTuple):
+    """What the evaluation found out about a dictionary."""
+
+    figures: dict[str, Any]
+    """Content of metrics.json; empty where there is none of this very dictionary."""
+    missing: str = ""
+    """Why there is none, and what makes it; "" where there is."""
+
+
+def read_metrics(reports: Path, dictionary: Path, root: Path) -> Metrics:
+    """The figures that lie in `reports` of the dictionary in the folder `dictionary`; `root` is the project's. Those of another
+    one are never given: `missing` says that they are another's.
+
+    Raises `StoreError` where they are not what was committed, as after an edit."""
+    made_by = "dvc repro evaluate"
     try:
-        run = artefact.read_run(reports / "evaluate", "evaluation")
-        metrics = json.loads((reports / METRICS).read_text(encoding="utf-8"))
-    except (StoreError, FileNotFoundError, json.JSONDecodeError):
-        return None
-    return metrics if artefact.digest(dictionary) in run.parents.values() else None
+        report = open_report(reports / "evaluate", "evaluation", root, made_by=made_by, of=dictionary)
+        return Metrics(report.figures("metrics"))
+    except NoReportError:
+        return Metrics({}, f"none yet; run: {made_by}")
+    except StaleReportError as error:
+        return Metrics({}, f"not shown, they are another's: {error}")
 
 
 def identity(dictionary: Path) -> list[Figure]:
