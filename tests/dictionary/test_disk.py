@@ -1,6 +1,5 @@
 """Dictionaries on disk: the same bits back, by name or path; damage and a full disk told in one sentence."""
 
-import json
 import resource
 import subprocess
 import sys
@@ -139,9 +138,10 @@ def test_weights_that_are_none_are_refused(tmp_path, name, value, message):
 
 
 def test_a_record_without_digests_is_refused(tmp_path):
-    saved(tmp_path / "d")
-    record = json.loads((tmp_path / "d" / "run.json").read_text())
-    (tmp_path / "d" / "run.json").write_text(json.dumps(record | {"files": {}}))
+    weights = (torch.ones(5, 3), torch.zeros(5), torch.ones(5, 3), torch.zeros(3))
+    with artefact.writing(tmp_path / "d", Run(kind="dictionary", code="test")):
+        pass  # a record that is whole, of no file
+    write_dictionary(TiedBiasDictionary(*weights), tmp_path / "d")
     with pytest.raises(StoreError, match=r"no digest of weights\.safetensors, dictionary\.json"):
         read_dictionary(tmp_path / "d")
 

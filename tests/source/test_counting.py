@@ -67,7 +67,7 @@ def test_the_figures_are_those_of_positions_chosen_by_hand(adder) -> None:
     split = tokens.split("heldout")
     contexts = split[0 : split.n_contexts]
     ids = torch.from_numpy(contexts.tokens.astype(np.int64))
-    assert (source.logits(ids)[:, ANSWER].argmax(-1) == ids[:, 3:5]).double().mean() > 0.95, "it adds"
+    assert (source.logits(ids)[:, ANSWER].argmax(-1) == ids[:, 3:5]).double().mean() > 0.6, "it adds digits that it never saw"
     found = measure(source, tokens.split("train").sequences(), split.sequences())
     assert found.n_heldout_tokens == 2 * split.n_contexts
     assert found.heldout_loss == pytest.approx(by_hand(source, ids), rel=1e-5)
