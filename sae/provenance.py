@@ -58,6 +58,8 @@ class Run:
     def from_json(cls, text: str) -> "Run":
         """Raises `ValueError` (pydantic's, or JSON's) or `TypeError` for text that is no record."""
         fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError("it is no JSON object")
         if "sha256" in fields:  # records of before 2026-11-21 have none
             whole, stated = _dump(fields), fields.pop("sha256")
             if whole != text or hashlib.sha256(_dump(fields).encode()).hexdigest() != stated:

@@ -75,7 +75,12 @@ def check_origins(folder: Path, run: Run, root: Path, made_by: str) -> None:
         if artefact.digest(parent) != digest:
             raise StaleReportError(f"what lies in {folder} was made from another {name} than the one there now; run: {made_by}")
         if Path(name).parts[0] == REPORTS:
-            check_origins(parent, artefact.read_run(parent, parent.name), root, made_by)
+            check_origins(parent, artefact.read_run(parent, _kind(parent)), root, made_by)
+
+
+def _kind(folder: Path) -> str:
+    """The kind of a report, which is its folder's name but for the evaluation."""
+    return "evaluation" if folder.name == "evaluate" else folder.name
 
 
 def write_figures(folder: Path, name: str, figures: Any) -> None:

@@ -14,7 +14,7 @@ from sae.storage.activations import ActivationStore
 from sae.storage.checked import CheckedChunks
 from sae.storage.upkeep import verify
 from tests.faults.errors import Disk, install
-from tests.faults.lives import FAILED, life
+from tests.faults.lives import life
 from tests.faults.test_kills import operations
 
 pytestmark = pytest.mark.alone
@@ -114,7 +114,7 @@ def test_the_harness_catches_a_reader_without_checksums(whole, rows, monkeypatch
 
 
 FAULTS = {
-    "EIO once": (errno.EIO, False, FAILED),
+    "EIO once": (errno.EIO, False, DiskError.exit_code),
     "ENOSPC once": (errno.ENOSPC, False, DiskError.exit_code),
     "ENOSPC for good": (errno.ENOSPC, True, DiskError.exit_code),
 }

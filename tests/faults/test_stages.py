@@ -31,7 +31,8 @@ def test_no_stage_is_left_out():
         for path in PIPELINES
         for stage in bodies(yaml.safe_load(path.read_text())).values()
     }
-    assert of_pipelines == set(OUTPUTS)
+    # Stage `inputs` makes no artefact: it writes digests anew at every `dvc repro`.
+    assert of_pipelines == {*OUTPUTS, "inputs"}
 
 
 def kill(rounds, names, n, chance):

@@ -63,7 +63,7 @@ def test_the_command_prints_the_claims(two_transformers):
         (["klingon"], "no hypothesis 'klingon'; there are arabic"),
         (["arabic", "--pattern", "x"], "is a hypothesis of the library"),
         (["x", "--pattern", "x", "--string", "y"], "must have one of pattern"),
-        (["x", "--pattern", "nowhere"], "no unit varies"),
+        (["x", "--pattern", "nowhere"], "none is of the hypothesis"),
         (["x", "--pattern", "<1.>", "--dictionary", "A/9"], "A/9"),
     ],
 )

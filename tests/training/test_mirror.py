@@ -212,6 +212,7 @@ time.sleep(60)
 def test_a_killed_run_is_sent_to_its_end_and_leaves_no_process(tmp_path):
     run = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], stdout=subprocess.PIPE)
     assert run.stdout is not None
+    assert b"W&B run" in run.stdout.readline()
     assert run.stdout.readline() == b"begun\n"
     wait_until(lambda: len((tmp_path / "run.jsonl").read_text().splitlines()) == 3)
     (mirror,) = processes(str(tmp_path / "run.jsonl"))
