@@ -140,6 +140,7 @@ def run_stage(name: str, main: Callable[[Stage], None], given: argparse.Namespac
     try:
         stage = Stage(name, override(read_params(given.params), given.set))
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # else each new tensor is filled with NaN first
         if stage.config.threads:
             torch.set_num_threads(stage.config.threads)
         main(stage)

@@ -93,6 +93,11 @@ class Dictionary(nn.Module, ABC):
     def _floats(self, x: Tensor, what: str, axis: str) -> Tensor:
         if not x.is_floating_point():
             raise ConfigError(f"{what} of {x.dtype} given to a dictionary of {self.W_enc.dtype}; give floats, such as x.float()")
+        if x.device != self.W_enc.device:
+            raise ConfigError(
+                f"{what} on {x.device} given to a dictionary on {self.W_enc.device}; bring them together with "
+                "dictionary.to(x.device) or x.to(dictionary.W_enc.device)"
+            )
         if x.shape[-1] != getattr(self, axis):
             raise ConfigError(f"{what} of width {x.shape[-1]} given to a dictionary of {axis} = {getattr(self, axis)}")
         return x.to(self.W_enc.dtype)
@@ -110,4 +115,7 @@ def to_device(name: str) -> torch.device:
         raise ConfigError(f"device '{name}' is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}' asked for, but torch {torch.__version__} sees no CUDA device; use device: auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        there = ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))
+        raise ConfigError(f"device '{name}' asked for, but there is none of that number; there are {there}")
     return device
