@@ -9,7 +9,14 @@ The names below are imported when they are first used, so that `import sae` itse
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    # Locks and atomic replacement are POSIX's: without them a store could be lost, so nothing is begun.
+    raise ImportError("sae-pipeline runs on Linux and macOS; on Windows, install it in WSL 2 (wsl --install)")
+
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from sae.dictionary.base import Dictionary

@@ -6,7 +6,8 @@ import jaxtyping
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers with two threads each wait for one another on two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("WANDB_MODE", "offline")
+for _name in ("MODE", "PROJECT", "ENTITY", "DIR", "DISABLED"):  # obeyed before what a test says
+    os.environ.pop(f"WANDB_{_name}", None)
 os.environ.setdefault("WANDB_SILENT", "true")
 
 

@@ -51,10 +51,10 @@ def closure(module: str) -> set[str]:
     seen, waiting = set(), [module]
     while waiting:
         current = waiting.pop()
-        if current not in seen:
+        if current not in seen and modules()[current].name != "__init__.py":
             seen.add(current)
             waiting += [name for name in imports(current) if name in modules()]
-    return {name for name in seen if modules()[name].name != "__init__.py"}
+    return seen
 
 
 def stage_code(stage: dict[str, Any]) -> list[str]:

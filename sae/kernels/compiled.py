@@ -10,14 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sae import machine_code
+
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 """Lets sums be vectorised; without `nnan` and `ninf`, so that comparisons with NaN and infinity stay what they are."""
-COMPILED: dict[str, Any] = {
-    "nogil": True,
-    "fastmath": FAST_MATH,
-    "error_model": "numpy",
-    "cache": True,
-}
+COMPILED: dict[str, Any] = {**machine_code.COMPILED, "fastmath": FAST_MATH}
 
 
 def forget_stale(folder: Path) -> bool:

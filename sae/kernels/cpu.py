@@ -12,12 +12,12 @@ from sae.kernels.screens import (
     ListsScreen,
     Screen,
     SparseRowsScreen,
-    multiplies_bfloat16,
     multiplies_bytes,
 )
 from sae.kernels.sparse_cpu import SparseForward
 from sae.kernels.state import State
 from sae.kernels.update_cpu import CpuUpdate
+from sae.processor import multiplies_bfloat16
 from sae.shapes import Rows
 
 SPARSE_BELOW = 0.18

@@ -29,6 +29,7 @@ import torch
 from sae.kernels import native_bytes, native_lists, native_rows
 from sae.kernels.gradients import Weights
 from sae.kernels.threads import for_blocks
+from sae.processor import can
 from sae.shapes import Rows
 
 BFLOAT16, FLOAT32 = 2.0**-8, 2.0**-24
@@ -41,15 +42,9 @@ LIMIT = np.float32(1e30)
 """Products beyond it are not screened but evaluated."""
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16."""
-    can = torch.cpu.get_capabilities()
-    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-
-
 def multiplies_bytes() -> bool:
     """Whether this processor has the instructions of `native_bytes`."""
-    return bool(torch.cpu.get_capabilities().get("avx2"))
+    return can("avx2")
 
 
 def accumulation(n: int) -> float:

@@ -4,8 +4,12 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from sae.errors import needs
+
+with needs("pipeline"):
+    from scipy.optimize import linear_sum_assignment
 
 
 class Matching(NamedTuple):

@@ -6,16 +6,19 @@ unit is about where it matters. Below, the same of the best neuron (TM, "Arabic 
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from numpy import ndarray
 
+from sae.errors import needs
 from sae.proxies.agreement import N_INTERVALS, SCORE_EDGES, Tally
 from sae.proxies.report import Findings
 from sae.proxies.survey import Candidate
+
+with needs("pipeline"):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
 COLOURS = ("#d5d8dc", "#a9b1ba", "#fbd38a", "#f7a44b", "#e8702d", "#c23b22", "#7f1d1d")
 """One for each bin of the score: grey where it speaks against the hypothesis, warmer the more it speaks for it."""

@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-from sae.errors import ConfigError, CorpusError, UnavailableError
-from sae.source.corpus_document import Document
+from sae.errors import ConfigError, CorpusError, UnavailableError, needs
+from sae.source.corpus_document import Document, in_parts
 from sae.source.corpus_files import to_document
+
+with needs("pipeline"):
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 _PATIENCE = 6.0
 """Seconds that the hub is given to answer at all."""
@@ -33,12 +34,14 @@ def read_hub(wanted: HubText, max_documents: int) -> Iterator[Document]:
     Raises `ConfigError` where the hub has no such data, `UnavailableError` where it and the cache are out of reach.
     """
     # Here, for it takes a second that every reader of documents would pay.
-    import datasets
-    from datasets.data_files import EmptyDatasetError
-    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+    with needs("pipeline"):
+        import datasets
+        from datasets.data_files import EmptyDatasetError
+        from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 
     cached = _cached_snapshot(wanted)
-    where, revision = (cached, None) if cached else (wanted.dataset, wanted.revision)
+    # By its plain name `datasets` would rather take a folder of that name in the working directory, whatever is in it.
+    where, revision = (cached, None) if cached else (f"hf://datasets/{wanted.dataset}", wanted.revision)
     advice = "set corpus.text_column"
     kind = wanted.dataset.rpartition("/")[2].lower()
     try:
@@ -46,7 +49,7 @@ def read_hub(wanted: HubText, max_documents: int) -> Iterator[Document]:
         for number, record in enumerate(itertools.islice(records, max_documents)):
             document = to_document(record, wanted.column, f"{wanted.dataset}:{number}", kind, advice)
             if document:
-                yield document
+                yield from in_parts(document)
     except CorpusError:
         raise
     except (DatasetNotFoundError, DataFilesNotFoundError, EmptyDatasetError, ValueError) as error:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from babel import Locale, dates, lists, numbers, units
-
+from sae.errors import needs
 from sae.source import corpus_sentences, corpus_sentences_more
 from sae.source.corpus_document import Document, n_bytes
+
+with needs("pipeline"):
+    from babel import Locale, dates, lists, numbers, units
 
 LOCALES = {
     "arabic": "ar_EG", "hebrew": "he", "russian": "ru", "greek": "el", "chinese": "zh", "japanese": "ja", "korean": "ko",

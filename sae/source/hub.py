@@ -6,10 +6,11 @@ where there is no network, transformers and, at a commit, `snapshot_download` re
 
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from sae.errors import ConfigError, UnavailableError, needs
 
-from sae.errors import ConfigError, UnavailableError
+with needs("pipeline"):
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 SECONDS_TO_ANSWER = 10.0
 

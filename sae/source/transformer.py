@@ -16,15 +16,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformer_lens.config import TransformerBridgeConfig
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources.native import boot as boot_native
-from transformer_lens.model_bridge.sources.transformers import boot as boot_transformers
-from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
 from sae import artefact
 from sae.chance import generator
-from sae.errors import ConfigError, StoreError
+from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
+from sae.paths import given
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
 from sae.source.fast_forward import FastForward, KeyTable
@@ -34,6 +30,13 @@ from sae.source.readout import Readout, has_final_norm, readout_of
 from sae.source.site import Frozen, Replace, at_positions
 from sae.source.transformer_config import TransformerConfig
 from sae.tensors import save_tensors
+
+with needs("pipeline"):
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources.native import boot as boot_native
+    from transformer_lens.model_bridge.sources.transformers import boot as boot_transformers
+    from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
 
 HUB_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Files of a repository of transformers' own layout."""
@@ -237,6 +240,7 @@ def boot_hub(folder: Path, name: str) -> TransformerBridge:
     try:
         return boot_transformers(str(folder), device="cpu")
     except (ValueError, OSError, KeyError, RuntimeError, ImportError, NotImplementedError) as error:
+        raise_if_of_disk(error, f"reading {folder}")
         raise ConfigError(f"transformer_lens cannot boot {name} from {folder}: {error}") from None
 
 
@@ -283,7 +287,11 @@ def load_source(path: str | Path, device: str | torch.device = "cpu") -> Transfo
 
     Raises `StoreError` where it is missing or damaged, `UnavailableError` where its weights lie in a hub out of reach.
     """
-    path = Path(path)
+    path = given(path)
+    return artefact.steadily(path, lambda: _load(path, device))
+
+
+def _load(path: Path, device: str | torch.device) -> TransformerSource:
     run = artefact.read_run(path, "transformer", made_by="dvc repro transformer")
     artefact.verify(path, run)
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from sae.errors import StoreError
+from sae.errors import StoreError, raise_if_of_disk
 from sae.provenance import Run
 
 zarr.config.set({"array.write_empty_chunks": True})
@@ -94,6 +94,7 @@ def open_group(path: str | Path, run: Run, *, may_lack: Set[str] = frozenset()) 
     try:
         return zarr.open_group(path, mode="r")
     except (ValueError, TypeError, KeyError, AssertionError, OSError) as error:
+        raise_if_of_disk(error, f"reading {path}")
         raise StoreError(f"{path} is damaged or missing ({error}); make the {run.kind} again") from None
 
 
@@ -113,6 +114,7 @@ def read(array: Array, rows: slice) -> np.ndarray:
     try:
         return np.asarray(array[rows])
     except (ValueError, RuntimeError, OSError) as error:
+        raise_if_of_disk(error, f"reading {array.store_path}")
         raise StoreError(f"{array.store_path} is damaged ({error}); make it again: dvc repro -f -s <stage>") from None
 
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sae.errors import ConfigError, StoreError, UnavailableError
+from sae.errors import ConfigError, MissingExtraError, StoreError, UnavailableError
 
 try:
     import obstore
@@ -70,7 +70,9 @@ class Bucket:
             raise ConfigError(f"'{url}': must be s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or az://CONTAINER/FOLDER")
         self.scheme, self.bucket, self._prefix = found.groups()
         if obstore is None:
-            raise UnavailableError(f"{url} needs the package obstore; install it with: pip install 'sae-pipeline[cloud]'")
+            raise MissingExtraError(
+                f"{url} needs the package 'obstore', which is not installed; run: pip install 'sae-pipeline[cloud]'"
+            )
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
             if not re.match("https?://[^/]|$", os.environ.get(name, "")):  # obstore panics
                 raise ConfigError(f"{name} in the environment is '{os.environ[name]}': must be http://HOST or https://HOST")

@@ -21,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from sae.errors import ConfigError, UnavailableError
+from sae.errors import ConfigError, UnavailableError, needs
+from sae.paths import given
 from sae.training.mirror_folder import MirroredRun, MirrorFolder
 
 SECONDS_BETWEEN_READS = 0.5
@@ -113,6 +114,13 @@ def main(log: Path) -> None:
         raise
 
 
+def _wandb() -> Any:
+    """The package, imported where it is first used: a second that nobody shall pay who sends nothing."""
+    with needs("pipeline"):
+        import wandb
+    return wandb
+
+
 def _process(log: Path) -> NoReturn:
     """Ends at once: with a server that stalls, Python's own exit was seen to wait 20 s for wandb's threads."""
     code = 0
@@ -130,11 +138,12 @@ def sync(log: Path, *, offline: bool = False) -> Synced:
     Raises `StoreError` where the log has no record of its W&B run, `LockedError` while its run's mirror is at work,
     `UnavailableError` where the server is not reached, `ConfigError` where it refuses the login.
     """
+    log = given(log)
     folder = MirrorFolder(log)
     run = replace(folder.read_run(), mode="offline" if offline else "online")
     with closing(Tail(log, 0)) as tail:
         n_rows = sum(row is not None for _, row in tail.rows())
-    import wandb
+    wandb = _wandb()
 
     with folder.lock(wait=False):
         try:
@@ -175,7 +184,7 @@ def _follow(folder: MirrorFolder, run: MirroredRun, wait: Wait, *, live: bool) -
 
 def _connect(folder: MirrorFolder, run: MirroredRun, wait: Wait, live: bool) -> Any:
     """A W&B run. Where the server does not answer, the log waits: tried again until the run has ended, and once more then."""
-    import wandb
+    wandb = _wandb()
 
     pauses = iter(SECONDS_BETWEEN_ATTEMPTS)
     pause, ended = SECONDS_BETWEEN_ATTEMPTS[-1], wait(0)
@@ -196,7 +205,7 @@ def _connect(folder: MirrorFolder, run: MirroredRun, wait: Wait, live: bool) -> 
 
 
 def _start(run: MirroredRun, live: bool) -> Any:
-    import wandb
+    wandb = _wandb()
 
     settings = wandb.Settings(
         init_timeout=run.timeout,
@@ -251,7 +260,7 @@ def _superseded(folder: MirrorFolder, run: MirroredRun) -> bool:
 
 def _to_wandb(row: dict[str, Any]) -> dict[str, Any]:
     """Histograms as W&B's; an event's values under its name, as they share none with the records."""
-    import wandb
+    wandb = _wandb()
 
     event = row.get("event")
     sent: dict[str, Any] = {}

@@ -31,7 +31,7 @@ def test_the_stage_writes_figures_words_and_a_plot_twice_the_same(two_transforme
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     first = written()
-    assert {"claims.json", "claims/told.txt", "claims/claims.png", "claims/run.json"} <= first.keys()
+    assert {"claims/claims.json", "claims/told.txt", "claims/claims.png", "claims/run.json"} <= first.keys()
     found = json.loads(first["claims.json"])
     assert found.keys() == {"teens", "ones"}
     for each in found.values():

@@ -23,7 +23,7 @@ from pipelines import harvest as harvest_stage
 from pipelines.common import Stage
 from sae import artefact
 from sae.cli.main import app
-from sae.errors import ConfigError, DiskError, LockedError, StoreError, UnavailableError
+from sae.errors import ConfigError, DiskError, LockedError, MissingExtraError, StoreError, UnavailableError
 from sae.harvest import HarvestConfig
 from sae.provenance import Run
 from sae.storage import bucket as bucket_module
@@ -406,7 +406,7 @@ def test_refusals_say_what_to_do(door, whole, monkeypatch):
         with pytest.raises(ConfigError, match="must be s3://BUCKET/FOLDER"):
             ActivationStore.open(url)
     monkeypatch.setattr(bucket_module, "obstore", None)
-    with pytest.raises(UnavailableError, match=r"pip install 'sae-pipeline\[cloud\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'sae-pipeline\[cloud\]'"):
         ActivationStore.open(door.url)
 
 
