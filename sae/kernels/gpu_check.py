@@ -170,10 +170,11 @@ def repeats(asked: Asked, path: str) -> bool:
 def refuses(asked: Asked, path: str) -> bool:
     """Whether a batch that holds NaN changes nothing, and says so."""
     engine, batches = engine_for(asked, path)
-    engine.step(batches[0], *STEPS[0])
+    l1, factor = STEPS[0]
+    engine.step(batches[0], l1, learning_rate(asked, factor))
     before = kept(engine)
     batches[1][7, 3] = float("nan")
-    result = engine.step(batches[1], *STEPS[1])
+    result = engine.step(batches[1], l1, learning_rate(asked, factor))
     engine.settle()
     same = all(torch.equal(before[name], tensor) for name, tensor in kept(engine).items())
     return same and not bool(result.finite) and engine.state.n_updates == 1

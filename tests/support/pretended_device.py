@@ -491,6 +491,10 @@ def pretended(
             patch.setattr(torch.cuda, name, value)
         stack.enter_context(_registered(gpu))
         _pinning(gpu, patch)
+        # A module's `to` gives a parameter the other tensor's memory, which a subclass cannot take: the tensors are swapped.
+        swaps = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        stack.callback(torch.__future__.set_swap_module_params_on_conversion, swaps)
         if triton_door.RUNS_INTERPRETED and compiles is not False:
             patch.setattr(triton_door, "RUNS_INTERPRETED", False)
             patch.setattr(triton_step.Launches, "launch", lambda *given, **named: gpu.launch(*given, **named))
