@@ -200,7 +200,8 @@ def _trainers(
     start: Checkpoint | None,
 ) -> list[Trainer]:
     first = feed.first()
-    refuse_what_has_no_room([(config.n_features, config.engine) for config in configs], *first.shape, device)
+    wanted = [(config.n_features, config.engine) for config in configs]
+    refuse_what_has_no_room(wanted, len(first), first.shape[1], device)
     normal = 1.0
     if any(config.settled().normalise_inputs for config in configs) and start is None:
         normal = input_scale(feed.mean_square_norm, first.shape[1])

@@ -23,7 +23,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from sae.kernels import triton_door, triton_step
 
@@ -193,7 +192,7 @@ class Gpu:
     # --- operations
 
     def do(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
+        given = [each for each in _leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
         ours = [each for each in given if isinstance(each, Pretended)]
         name = func._schema.name.removeprefix("aten::")
         target = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
@@ -202,12 +201,12 @@ class Gpu:
         self._note(name, args, kwargs, ours, target)
         for each in ours:
             self._check_order(each, name)
-        plain_kwargs = tree_map_only(Pretended, lambda t: t.inner, kwargs)
+        plain_kwargs = _mapped(Pretended, lambda t: t.inner, kwargs)
         if target is not None:
             plain_kwargs["device"] = "cpu"
         if target is None or target.type == "cuda":
             plain_kwargs.pop("pin_memory", None)
-        plain_args = tree_map_only(Pretended, lambda t: t.inner, args)
+        plain_args = _mapped(Pretended, lambda t: t.inner, args)
 
         def run() -> Any:
             return func(*plain_args, **plain_kwargs)
@@ -232,7 +231,7 @@ class Gpu:
         if self._captures_here() and not func.is_view:
             assert self._capture is not None
             self._capture[0].steps.append(_again(run, result))
-        outputs = tree_map_only(torch.Tensor, wrapped, result)
+        outputs = _mapped(torch.Tensor, wrapped, result)
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.is_write:
                 self._wrote(value)
@@ -293,7 +292,7 @@ class Gpu:
             raise AssertionError(f"{name} reads what another stream has not finished to write, and did not wait for it")
 
     def _wrote(self, outputs: Any) -> None:
-        for each in tree_flatten(outputs)[0]:
+        for each in _leaves(outputs):
             if isinstance(each, Pretended):
                 stream = self.stream(each.device)
                 stream.seen[stream] += 1
@@ -336,11 +335,32 @@ class Gpu:
         self.n_graphs += 1
 
 
+def _leaves(values: Any) -> list[Any]:
+    """What lists, tuples and dictionaries within each other hold."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if not isinstance(values, list | tuple):
+        return [values]
+    return [leaf for value in values for leaf in _leaves(value)]
+
+
+def _mapped(kind: type, function: Callable[[Any], Any], values: Any) -> Any:
+    """The same, with each leaf of that kind replaced. torch's own functions for it take most of a test's time."""
+    if isinstance(values, kind):
+        return function(values)
+    if isinstance(values, dict):
+        return {name: _mapped(kind, function, value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        mapped = [_mapped(kind, function, value) for value in values]
+        return mapped if isinstance(values, list) else tuple(mapped)
+    return values
+
+
 def _again(run: Callable[[], Any], outputs: Any) -> Callable[[], None]:
     """A step of a graph that makes the values of `outputs` anew, in their places."""
 
     def step() -> None:
-        for old, new in zip(tree_flatten(outputs)[0], tree_flatten(run())[0], strict=True):
+        for old, new in zip(_leaves(outputs), _leaves(run()), strict=True):
             if isinstance(old, torch.Tensor):
                 old.copy_(new)
 
