@@ -15,6 +15,8 @@ from typing import Any
 
 import numba
 
+_NUMBA: Any = numba.config
+"""numba's settings, which it makes of the environment: no type checker knows them."""
 _PACKAGE = Path(__file__).parent
 _SOURCES = (_PACKAGE / "kernels" / "native_rows.py", _PACKAGE / "storage" / "native_gather.py")
 """A source of each folder that has compiled ones."""
@@ -48,7 +50,7 @@ def private_folder(parent: Path) -> Path | None:
 
 def _prepare() -> bool:
     """Give numba a folder if it has none; whether it may keep code at all."""
-    if numba.config.CACHE_DIR:
+    if _NUMBA.CACHE_DIR:
         return True
     # With no home to be found numba would make a folder called `~` in the working directory.
     homeless = os.path.expanduser("~").startswith("~")
@@ -63,7 +65,7 @@ def _prepare() -> bool:
     if folder is None:
         return False
     os.environ["NUMBA_CACHE_DIR"] = str(folder)  # numba reads it again whenever it changes; processes started here find it
-    numba.config.CACHE_DIR = str(folder)
+    _NUMBA.CACHE_DIR = str(folder)
     return True
 
 

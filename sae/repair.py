@@ -5,6 +5,7 @@ The permutation turned round tells which rows lie in a shard, so which contexts 
 not asked. A batch of the forward pass is run whole, as it was, since its rows' bits may depend on its size.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
@@ -134,13 +135,16 @@ def _harvest(path: Path, shards: Sequence[int], plan: Plan, source: Frozen, spli
 
 
 def _blamed(run: Run, device: str) -> str:
-    """Why the bits are others: what has changed of all that the store's record names."""
-    other = changed(run, Run(kind=run.kind, device=device))
+    """Why the bits are others: what has changed of all that the store's record names. A commit alone changes no bit in most
+    cases, so the code is blamed last."""
+    now = Run(kind=run.kind, device=device)
+    other = changed(run, dataclasses.replace(now, code=run.code))
     if "begun_on" in run.facts:
         other.append(f"it was begun on another processor than it ended on ({run.facts['begun_on']})")
     if other:
         return f"What has changed since: {'; '.join(other)}"
-    return "Processor, threads, device, versions and code are what they were, so its transformer or its tokens are others"
+    code = "" if run.code == now.code else f", or what it runs (code {run.code}, now {now.code})"
+    return f"Processor, threads, device and versions are what they were, so its transformer or its tokens are others{code}"
 
 
 def _put_back(path: Path, run: Run, work: Path, name: str, device: str) -> None:

@@ -1,12 +1,16 @@
 """`make full` at a tiny size, under DVC: two transformers and a control, dictionaries on rows of their own, what they share."""
 
+import configparser
 import json
 import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 from typer.testing import CliRunner
 
 from sae import load
@@ -111,3 +115,28 @@ def test_a_second_run_does_nothing_and_the_default_pipeline_is_not_touched(finis
     assert set(above) == yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].keys()
     assert "--params" not in dvc(finished, "repro", "corpus")
     assert (finished / "data/corpus").exists()
+
+
+def test_the_repository_above_sees_nothing_of_this_folder() -> None:
+    configs = []
+    for folder in (ROOT, ROOT / "full"):
+        config = configparser.ConfigParser()
+        config.read(folder / ".dvc/config")
+        configs.append({name: dict(config[name]) for name in config.sections()})
+    assert (ROOT / "full/.dvc" / configs[1]["cache"].pop("dir")).resolve() == ROOT / ".dvc/cache"
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.slow
+def test_what_dvc_finds_in_each_of_the_two_repositories(tmp_path: Path) -> None:
+    for folder in ("", "full"):
+        shutil.copytree(ROOT / folder / ".dvc", tmp_path / folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+        for name in ("dvc.yaml", "params.yaml"):
+            shutil.copy(ROOT / folder / name, tmp_path / folder / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    outs = {}
+    for folder in ("", "full"):
+        with Repo(str(tmp_path / folder)) as repo:
+            outs[folder] = {Path(out.fs_path).relative_to(tmp_path).parts[0] for out in repo.index.outs}
+    assert outs == {"": {"data", "reports", "logs"} & outs[""], "full": {"full"}}
+    assert "data" in outs[""]

@@ -19,6 +19,7 @@ from sae.proxies.agreement import Correlations
 from sae.proxies.hypotheses import Hypothesis
 from sae.proxies.survey import Population, Text, best_unit, survey
 from sae.storage.tokens import Split, TokenStore
+from sae.ties import first_best
 
 
 class Best(NamedTuple):
@@ -124,7 +125,7 @@ def _pass(text: Text, side: Side, features: list[int], config: ClaimsConfig, *, 
         parts.append((batch.place, batch.token, batch.scores))
     place, token, score = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     correlation = np.nan_to_num(with_neurons.pearson(), nan=-1.0)
-    closest = [(int(row.argmax()), float(row.max())) for row in correlation]
+    closest = [(int(k), float(row[k])) for row, k in zip(correlation, first_best(correlation, axis=1), strict=True)]
     return _Passed(reader.result(), closest, place, token.astype(np.int64), score)
 
 

@@ -19,6 +19,7 @@ from sae.proxies.sampling import choose_contexts, measure, read_contexts
 from sae.shapes import Rows
 from sae.source.site import ActivationSource
 from sae.storage.tokens import TokenStore, to_tensor
+from sae.ties import first_best
 
 POPULATIONS = ("features", "neurons")
 MEASURES = ("proxy", "sign", "clipped", "kind")
@@ -171,8 +172,8 @@ class Candidate(NamedTuple):
 
 
 def best_unit(correlations: Float64[ndarray, " unit"]) -> int | None:
-    """The unit with the largest correlation (the first of equal ones), or None where none is defined."""
-    return None if np.isnan(correlations).all() else int(np.nanargmax(correlations))
+    """The unit with the largest correlation (of those within 1e-9 of it the first), or None where none is defined."""
+    return None if np.isnan(correlations).all() else int(first_best(correlations[None])[0])
 
 
 def examine(

@@ -64,7 +64,7 @@ def parts(texts: Iterable[str], most: int) -> Iterator[str]:
         rest += text
         start = 0
         while len(rest) - start > most:  # so many characters are at least as many bytes
-            part = _part(rest[start : start + most], most)
+            part = _part(rest[start : start + most + 1], most)
             start += len(part)
             yield part
         rest = rest[start:]

@@ -4,6 +4,7 @@ Nothing of a file is held but the record at hand, so files may be of any size. W
 gigabytes, a line without an end) stops at a limit that the error names.
 """
 
+import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,14 +42,6 @@ def read_files(globs: list[str], text_field: str) -> Iterator[Document]:
             if os.path.realpath(path) not in seen:
                 seen.add(os.path.realpath(path))
                 yield from _read(Path(path), shown(os.path.relpath(path, root)), text_field)
-
-
-def matching(pattern: str) -> list[str]:
-    """The files that a glob of `corpus.files` names, sorted by path; none where nothing matches."""
-    try:
-        return _matches(pattern)[1]
-    except ConfigError:
-        return []
 
 
 def to_document(record: Mapping[str, Any], text_field: str, source: str, kind: str, advice: str) -> Document | None:
@@ -99,30 +92,31 @@ def _check_unicode(text: str, source: str, where: str) -> None:
         ) from None
 
 
-def _matches(pattern: str) -> tuple[str, list[str]]:
-    """The files that a glob names, and the folder that their sources are named relative to, so that no machine's path is kept.
+def matching(pattern: str) -> list[str]:
+    """The files that a glob of `corpus.files` names, sorted by path. What is there under a name with brackets is meant
+    literally. Raises `OSError` for what cannot be looked at."""
+    return files_of(_escaped(pattern)[1])
 
-    What is there under a name with brackets is meant literally. Raises `ConfigError` where nothing matches."""
+
+def _escaped(pattern: str) -> tuple[str, str]:
+    """The folder that sources are named relative to, so that no machine's path is kept; and the glob with what comes before its
+    first wildcard escaped."""
     pieces = Path(os.path.expanduser(pattern)).parts
     literal = 0
     while literal < len(pieces) and _is_literal(pieces[: literal + 1]):
         literal += 1
-    path = os.path.join(*pieces) if pieces else "."
-    if literal == len(pieces):
-        if os.path.isfile(path):
-            return os.path.dirname(path) or ".", [path]
-        if os.path.isdir(path):
-            raise ConfigError(
-                f"corpus.files: '{pattern}' is a folder; say which files in it, as in {pattern.rstrip('/')}/**/*.txt"
-            )
-        matches = []
-    else:
-        root = os.path.join(*pieces[:literal]) if literal else ""
-        wild = os.path.join(glob.escape(root), *pieces[literal:])
-        matches = files_of(wild)
+    root = os.path.join("", *pieces[: min(literal, len(pieces) - 1)])
+    return root or ".", os.path.join(glob.escape(os.path.join("", *pieces[:literal])), *pieces[literal:])
+
+
+def _matches(pattern: str) -> tuple[str, list[str]]:
+    """That folder, and the files that a glob names. Raises `ConfigError` where nothing matches."""
+    root, matches = _escaped(pattern)[0], matching(pattern)
+    if not matches and os.path.isdir(os.path.expanduser(pattern)):
+        raise ConfigError(f"corpus.files: '{pattern}' is a folder; say which files in it, as in {pattern.rstrip('/')}/**/*.txt")
     if not matches:
         raise ConfigError(f"corpus.files: nothing matches '{pattern}' (from {Path.cwd()}); mend the glob or put the files there")
-    return root or ".", matches
+    return root, matches
 
 
 def _is_literal(pieces: tuple[str, ...]) -> bool:

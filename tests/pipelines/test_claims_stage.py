@@ -32,7 +32,7 @@ def test_the_stage_writes_figures_words_and_a_plot_twice_the_same(two_transforme
 
     first = written()
     assert {"claims/claims.json", "claims/told.txt", "claims/claims.png", "claims/run.json"} <= first.keys()
-    found = json.loads(first["claims.json"])
+    found = json.loads(first["claims/claims.json"])
     assert found.keys() == {"teens", "ones"}
     for each in found.values():
         assert set(each["claims"]) == {"specific", "sensitive", "causal", "not a neuron", "universal"}
