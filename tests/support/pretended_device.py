@@ -511,6 +511,9 @@ def pretended(
             patch.setattr(torch.cuda, name, value)
         stack.enter_context(_registered(gpu))
         _pinning(gpu, patch)
+        # Small products by several threads wait for each other where a machine is crowded.
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         # A module's `to` gives a parameter the other tensor's memory, which a subclass cannot take: the tensors are swapped.
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)

@@ -13,7 +13,7 @@ from tests.support.pretended_device import Pretended, pretended
 from tests.support.toy_training import DEAD, Watcher, assert_same_bits, toy_config, toy_rows
 
 CONFIGS = [toy_config(**DEAD, engine="dense"), toy_config(target_l0=3.0, engine="dense")]
-SMALL = {"n_features": 24, "steps": 30, "batch_size": 40, "resample_inputs": 80, "engine": "dense"}
+SMALL = {"n_features": 24, "steps": 8, "batch_size": 40, "resample_inputs": 80, "engine": "dense"}
 
 
 def test_stopped_and_resumed(tmp_path):
