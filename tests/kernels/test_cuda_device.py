@@ -1,4 +1,4 @@
-"""What lies around the GPU engine's kernels: the device they are launched on, and graphs, beside other threads, and where none
+"""What lies around the GPU engine's kernels: the device they are launched on, and graphs: beside other threads, or where none
 can be made. On a pretended device, with Triton's interpreter in the place of a compiler."""
 
 import threading
