@@ -10,9 +10,9 @@ export PYTHONUNBUFFERED := 1
 repro: setup scm
 	dvc repro
 
-# From a zip or a tarball, without git: DVC is told, in .dvc/config.local.
+# From a zip or a tarball, without git: DVC is told, in .dvc/config.local here and in full/, which is a DVC repository of its own.
 scm: setup
-	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --quiet --local core.no_scm true
+	@git rev-parse --git-dir >/dev/null 2>&1 || for folder in . full; do (cd $$folder && dvc config --quiet --local core.no_scm true); done
 
 # Two transformers, a control with shuffled weights, four dictionaries, compared: some 50 minutes, 5 GB, in full/ (README, "Several dictionaries").
 full: setup scm

@@ -22,7 +22,6 @@ from sae.config import override, read_params, read_section
 from sae.device import to_device
 from sae.errors import ConfigError, SaeError, disk_told, in_one_line
 from sae.provenance import Run
-from sae.shown import printable_lines
 
 T = TypeVar("T")
 
@@ -168,7 +167,7 @@ def run_stage(
                 main(stage)
     except SaeError as error:
         warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more; they would follow the line
-        print(f"{name}: {printable_lines(in_one_line(error))}", file=sys.stderr)
+        print(f"{name}: {in_one_line(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as stop:
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code

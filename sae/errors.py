@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sae.shown import printable_lines
+
 
 class SaeError(Exception):
     """Something that the user can mend. The message is one sentence of fact and one of advice."""
@@ -96,8 +98,8 @@ class DivergenceError(NumericsError):
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, and what was noted to it on its way."""
-    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+    """What an error says, and what was noted to it on its way; text of a corpus in it is escaped."""
+    return printable_lines("; ".join([str(error), *getattr(error, "__notes__", ())]))
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

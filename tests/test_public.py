@@ -1,10 +1,13 @@
 """What `import sae` promises: names, laziness, speed."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import sae
 from tests.web import toy_project
@@ -69,3 +72,17 @@ def test_load_by_name_and_by_path_with_what_is_known_of_its_features(tmp_path, m
         assert dictionary.feature(5).id == "A/1/5"
     x = dictionary.W_dec[:4]
     assert dictionary(x).equal(dictionary.decode(dictionary.encode(x)))
+
+
+def test_copies_of_a_loaded_dictionary_still_know_their_features(tmp_path):
+    """By pickle, deepcopy and torch.save, also where the table was opened before; a spawned worker gets a pickle."""
+    toy_project.make(tmp_path)
+    dictionary = sae.load("A/1", root=tmp_path / "data")
+    known = str(dictionary.feature(0))
+    torch.save(dictionary, tmp_path / "saved.pt")
+    copies = [pickle.loads(pickle.dumps(dictionary)), copy.deepcopy(dictionary)]
+    copies.append(torch.load(tmp_path / "saved.pt", weights_only=False))
+    for other in copies:
+        assert str(other.feature(0)) == known
+        assert torch.equal(other.W_dec, dictionary.W_dec)
+        assert other.run == dictionary.run

@@ -12,7 +12,6 @@ from sae.cli.splitting import tree
 from sae.cli.store import print_rows, store
 from sae.cli.study import report, study
 from sae.errors import ConfigError, SaeError, StoreError, disk_told, in_one_line
-from sae.shown import printable_lines
 
 if TYPE_CHECKING:
     from sae.features.reading import Reader
@@ -28,7 +27,7 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
         except SaeError as error:
             warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more
-            typer.echo(f"sae: {printable_lines(in_one_line(error))}", err=True)
+            typer.echo(f"sae: {in_one_line(error)}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sae import artefact
 from sae.dictionary.disk import VARIANTS, dictionary_path, read_dictionary, write_dictionary
@@ -118,3 +119,37 @@ def test_a_full_disk_is_one_message(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "told: no space left while writing" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == [".d.lock"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("W_enc", torch.ones(5, 3, dtype=torch.int64), "W_enc .* is torch.int64; the weights of a dictionary are floats"),
+        ("b_dec", torch.tensor([0.0, torch.nan, torch.inf]), r"b_dec .* holds NaN or infinity \(2 of 3\)"),
+    ],
+)
+def test_weights_that_are_none_are_refused(tmp_path, name, value, message):
+    weights = {"W_enc": torch.ones(5, 3), "b_enc": torch.zeros(5), "W_dec": torch.ones(5, 3), "b_dec": torch.zeros(3)}
+    with artefact.writing(tmp_path / "d", Run(kind="dictionary", code="test")) as draft:
+        write_dictionary(TiedBiasDictionary(**weights), draft.path)
+        save_file(weights | {name: value}, draft.path / "weights.safetensors")
+    with pytest.raises(StoreError, match=message):
+        read_dictionary(tmp_path / "d")
+
+
+def test_a_record_without_digests_is_refused(tmp_path):
+    weights = (torch.ones(5, 3), torch.zeros(5), torch.ones(5, 3), torch.zeros(3))
+    with artefact.writing(tmp_path / "d", Run(kind="dictionary", code="test")):
+        pass  # a record that is whole, of no file
+    write_dictionary(TiedBiasDictionary(*weights), tmp_path / "d")
+    with pytest.raises(StoreError, match=r"no digest of weights\.safetensors, dictionary\.json"):
+        read_dictionary(tmp_path / "d")
+
+
+@pytest.mark.parametrize("method", ["encode", "decode"])
+def test_tensors_without_numbers_or_not_dense_are_refused(tmp_path, method):
+    width = {"encode": 3, "decode": 5}[method]
+    dictionary = TiedBiasDictionary(torch.ones(5, 3), torch.zeros(5), torch.ones(5, 3), torch.zeros(3))
+    for bad in (torch.ones(2, width, device="meta"), torch.ones(2, width).to_sparse()):
+        with pytest.raises(ConfigError, match=r"meta device|torch\.sparse_coo"):
+            getattr(dictionary, method)(bad)
