@@ -18,6 +18,8 @@ from sae.training.mirror_folder import MirroredRun, MirrorFolder
 
 CLOCKED = ("rows_per_second", "fraction_of_roofline", "seconds")
 """Values that depend on the machine's speed: in the logs, never in an artefact."""
+CLOCKED_EVENTS = ("screen",)
+"""Events that do."""
 
 
 @runtime_checkable
@@ -77,7 +79,8 @@ class History:
         self.rows.append({"step": step, **kept})
 
     def event(self, step: int, name: str, values: dict[str, Any]) -> None:
-        self.rows.append({"step": step, "event": name, **values})
+        if name not in CLOCKED_EVENTS:
+            self.rows.append({"step": step, "event": name, **values})
 
     def advance(self, n_steps: int) -> None: ...
 

@@ -138,12 +138,21 @@ class Trainer:
         self.n_done = step + 1
         if recorded:
             self._record(result, x, step)
+        self._tell_screens()
         if self.density.n_rows >= self.config.density_window * self.n_steps * self.batch_size:
             self.history.append(self.density.n_fired.clone())
             self.history_rows.append(self.density.n_rows)
             self.density.clear()
         for observer in self.observers:
             observer.advance(1)
+
+    def _tell_screens(self) -> None:
+        """Which screen the step takes is a fact of how a run ran, and of no bit of what it made."""
+        choice = getattr(self.engine, "choice", None)
+        while choice is not None and choice.news:
+            values = choice.news.pop(0)
+            for observer in self.observers:
+                observer.event(self.n_done, "screen", values)
 
     @full_precision()
     def dictionary(self) -> Dictionary:
