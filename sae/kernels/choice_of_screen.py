@@ -14,7 +14,7 @@ ROUNDS = 2
 CHANGE = 3.0
 """A trial is held again once the density of f or of what is listed of x is this many times what it was, or this part of it."""
 HOPELESS = 2.0
-"""A screen that is compiled already and takes this many times as long as another is not asked a second time."""
+"""A screen that an earlier trial has compiled and that takes this many times as long as another is not asked a second time."""
 LEAST = 1e-6
 """Densities below it are one and the same."""
 
@@ -30,7 +30,7 @@ class ScreenChoice:
         self.news: list[dict[str, Any]] = []
         """What was chosen and why, one entry a trial; whoever reads it empties it."""
         self._screens: dict[type[Screen], Screen] = {}
-        self._compiled: set[type[Screen]] = set()
+        self._known: set[type[Screen]] = set()
         self._least: dict[type[Screen], float] = {}
         self._queue: list[type[Screen]] = []
         self._densities: tuple[float, ...] = ()
@@ -39,6 +39,7 @@ class ScreenChoice:
         """The screen for a step at these densities (any fixed number of them, each from 0 to 1)."""
         if self._has_changed(densities):
             self.chosen = None
+            self._known |= set(self._least)
             self._densities, self._least = densities, {}
             self._queue = list(self.kinds) * ROUNDS
         kind = self.chosen or self._queue[0]
@@ -54,8 +55,7 @@ class ScreenChoice:
         del self._queue[0]
         self._least[kind] = min(seconds, self._least.get(kind, seconds))
         best = min(self._least.values())
-        hopeless = {each for each in self._compiled & set(self._least) if self._least[each] > HOPELESS * best}
-        self._compiled.add(kind)
+        hopeless = {each for each in self._known & set(self._least) if self._least[each] > HOPELESS * best}
         self._queue = [each for each in self._queue if each not in hopeless]
         if not self._queue:
             self._decide()

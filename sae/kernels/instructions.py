@@ -76,7 +76,7 @@ def screen_bytes(typing, rows, group, panels, panel, of_rows, of_panels, masks, 
 
     Those with scale_r scale_j Σ u v + low_r sum_j + norm_r lost_j + lost_r norm_j > threshold_j, where u are the row's bytes in
     `rows` (uint32 [group, quad, row], four unsigned bytes each), v the feature's in `panels` (uint32 [panel, quad, feature], four
-    signed bytes), an even number of quads, from a multiple of 64 bytes on; `of_rows` is float32 [group, row, (scale, low, norm, lost)], `of_panels` float32
+    signed bytes), an even number of quads; `of_rows` is float32 [group, row, (scale, low, norm, lost)], `of_panels` float32
     [panel, (scale, sum, lost, norm, threshold), feature]. In each row the bytes 0 and 1, and 2 and 3, of quads 2i and 2i + 1 may
     add up to 258, no more: their products with v, at most 127, are added in 16 bits. With `dot_product_bits` they may be any."""
 

@@ -173,7 +173,8 @@ class RoundedScreen(Screen):
 
     @abstractmethod
     def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, packed: np.ndarray, *out: Any) -> None:
-        """The bytes of some features into `packed`; fills `out` by feature: scale, Σ ŵ, ‖what was lost‖, the greatest |w|, centre · ŵ."""
+        """The bytes of some features into `packed`; fills `out` by feature: scale, Σ ŵ, ‖what was lost‖, the greatest |w|,
+        centre · ŵ."""
 
     @abstractmethod
     def _pack_rows(self, x: np.ndarray, *out: np.ndarray) -> tuple[np.ndarray, ...]:

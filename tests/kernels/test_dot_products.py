@@ -80,9 +80,7 @@ def bytes_and_sums(n_quads):
     return rows, encoders, np.einsum("qrk,qfk->rf", rows.astype(np.int64), encoders.astype(np.int64))
 
 
-@pytest.mark.parametrize(
-    ("bits", "processor"), [(512, "znver4"), (512, "sapphirerapids"), (256, "alderlake"), (256, "znver5")]
-)
+@pytest.mark.parametrize(("bits", "processor"), [(512, "znver4"), (512, "sapphirerapids"), (256, "alderlake"), (256, "znver5")])
 def test_processors_that_have_it_are_given_it(bits, processor):
     """Ten a pair of quads and vector, and no product of bytes by another instruction."""
     binding.initialize_all_targets()
