@@ -8,7 +8,7 @@ A quad is the bytes of four entries, one uint32. Rows lie in groups, [group, qua
 feature], both filled up with zeros, and to an even number of quads.
 """
 
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -134,3 +134,11 @@ def scan_bytes(rows, of_rows, panels, of_panels, first_row, n_rows, feature_0, w
                 mask &= mask - np.uint64(1)
         ends[r + 1] = n
     return n
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros from a multiple of 64 bytes on."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    whole = np.zeros(size + 64, np.uint8)
+    start = -whole.ctypes.data % 64
+    return whole[start : start + size].view(dtype).reshape(shape)

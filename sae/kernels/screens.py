@@ -20,7 +20,6 @@ error of a float32 sum of n + 1 terms in any order (Higham, *Accuracy and Stabil
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,8 @@ import torch
 from sae.kernels import native_bytes, native_lists, native_rows
 from sae.kernels.gradients import Weights
 from sae.kernels.instructions import dot_product_bits
-from sae.kernels.threads import for_blocks
+from sae.kernels.native_bytes import aligned_zeros
+from sae.kernels.threads import for_blocks, for_slices
 from sae.shapes import Rows
 
 BFLOAT16, FLOAT32 = 2.0**-8, 2.0**-24
@@ -275,19 +275,6 @@ class ListsScreen(RoundedScreen):
         place = (rows.start, rows.stop - rows.start, start, end - start)
         lists, of_rows = self._rows
         return int(native_lists.scan_lists(lists, of_rows, *self._encoders[tile], *place, found, ends))
-
-
-def for_slices(work: Callable[[int, int], None], n_rows: int, size: int = 160) -> None:
-    """`work(first, n)` for slices of rows, on all threads. `size` is a multiple of `native_bytes.GROUP_ROWS`."""
-    for_blocks(lambda block: work(block * size, min(size, n_rows - block * size)), -(-n_rows // size))
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros from a multiple of 64 bytes on."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    whole = np.zeros(size + 64, np.uint8)
-    start = -whole.ctypes.data % 64
-    return whole[start : start + size].view(dtype).reshape(shape)
 
 
 def _n_quads(n: int) -> int:
