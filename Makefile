@@ -1,16 +1,21 @@
 # Two commands: `make repro` runs the pipeline, `make test` the quick tests. Both make .venv first, if it is missing.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro full results test test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
+.PHONY: repro full results scm test test-old-processor test-nudged test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
 
-repro: setup
+repro: setup scm
 	dvc repro
 
+# From a zip or a tarball, without git: DVC is told, in .dvc/config.local.
+scm: setup
+	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --quiet --local core.no_scm true
+
 # Two transformers, a control with shuffled weights, four dictionaries, compared: some 50 minutes, 5 GB, in full/ (README, "Several dictionaries").
-full: setup
+full: setup scm
 	cd full && dvc repro
 
 # docs/results.md and its pictures, from what `make full` left.
@@ -21,10 +26,20 @@ results: setup
 test: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# What depends on rounding, as a processor of 2008 would compute it, and with every other product a unit in the last place off.
+NUMERIC := tests/splitting tests/features tests/claims tests/causal tests/metrics tests/automata
+OLD_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem NUMBA_CPU_NAME=haswell
+test-old-processor: setup
+	$(OLD_PROCESSOR) python -m pytest -n 2 --dist loadfile $(NUMERIC)
+
+test-nudged: setup
+	SAE_NUDGE_PRODUCTS=1 python -m pytest -n 2 --dist loadfile $(NUMERIC)
+
 test-slow: setup
 	python -m pytest -m slow
 
-# A store's writers killed, raced and refused by the disk, and its files damaged; prints what was counted (docs/log.md, 2026-11-24).
+# A store's writers killed, raced and refused by the disk, every stage killed or refused at its file calls (this needs `cc`), and the
+# files of all outputs damaged; prints what was counted (docs/log.md, 2026-11-24 and 2026-11-28). Half an hour.
 faults: setup
 	python -m pytest -s -m "slow or not slow" tests/faults
 
@@ -81,6 +96,10 @@ setup: $(VENV)/installed
 
 # pyproject.toml is the package, requirements.lock the exact versions of all that it needs.
 $(VENV)/installed: requirements.lock pyproject.toml
+	# One of an older Python is of no use: it goes. So does one whose Python is gone.
+	@if test -e $(VENV) && ! $(VENV)/bin/python $(IS_NEW_ENOUGH) 2>/dev/null; then echo "$(VENV) is of an older Python: made anew" >&2; rm -rf $(VENV); fi
+	@test -x $(VENV)/bin/python || "$(PYTHON)" $(IS_NEW_ENOUGH) 2>/dev/null || { \
+		echo "Python 3.11 or newer is needed; this is '$(PYTHON)', $$("$(PYTHON)" --version 2>&1). Name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
@@ -89,4 +108,4 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf data reports logs full/data full/reports full/logs .dvc/cache .dvc/tmp dvc.lock full/dvc.lock
+	rm -rf data reports logs full/data full/reports full/logs .dvc/cache .dvc/tmp full/.dvc/tmp dvc.lock full/dvc.lock

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from sae.config import build
-from sae.training.observers import JsonLog, WandbConfig, WandbLog
+from sae.training.observers import JsonLog, WandbLog
+from sae.training.wandb_config import WandbConfig
 
 SECONDS_OF_START = 3.0
 DENSITY = (np.arange(45), np.linspace(-9, 0, 46))

@@ -1,6 +1,5 @@
-"""Stage `automata`: which feature announces which -> reports/automata.json, and a table and pictures in reports/automata/."""
+"""Stage `automata`: which feature announces which -> reports/automata: automata.json, a table and pictures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +7,13 @@ import numpy as np
 
 from pipelines.automata_plots import draw_control, draw_motifs
 from pipelines.common import Stage, run_stage
-from pipelines.evaluate import rounded
 from pipelines.plots import write_csv
 from sae import artefact
 from sae.automata.edges import Automata, AutomataConfig, find_automata
 from sae.automata.report import edge_strength, motifs_of, report, top_tokens
 from sae.automata.snake_case import watched
 from sae.dictionary.disk import read_dictionary
+from sae.reports import write_figures
 from sae.source.transformer import load_source
 from sae.storage.tokens import TokenStore
 
@@ -38,8 +37,8 @@ def main(stage: Stage) -> None:
         write_edges(draft.path / "edges.csv", found, store)
         draw_control(draft.path / "control.png", found)
         draw_motifs(draft.path / "motifs.png", found, listed, store.vocabulary)
+        write_figures(draft.path, "automata", words)
         draft.tell(told(words))
-    artefact.write_text(stage.reports / "automata.json", json.dumps(rounded(words), indent=1, sort_keys=True) + "\n")
 
 
 def write_edges(path: Path, found: Automata, store: TokenStore) -> None:

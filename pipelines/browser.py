@@ -1,4 +1,6 @@
-"""Stage `browser`: the FeatureTable (and reports/metrics.json) -> data/<letter>/<number>/browser/index.html."""
+"""Stage `browser`: the FeatureTable (and the figures in reports/evaluate) -> data/<letter>/<number>/browser/index.html."""
+
+from pathlib import Path
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
@@ -11,11 +13,12 @@ from sae.web.figures import headline, identity, read_metrics
 def main(stage: Stage) -> None:
     config = stage.section("browser", BrowserConfig)
     table = FeatureTable.open(stage.features)
-    metrics = read_metrics(stage.reports, stage.dictionary) or {}
-    if not metrics:
-        print(f"browser: no figures of {stage.dictionary_id} in {stage.reports}; the page goes without (dvc repro evaluate)")
+    metrics, missing = read_metrics(stage.reports, stage.dictionary, Path())
+    if missing:
+        print(f"browser: the page goes without the figures of {stage.dictionary_id}: {missing}")
     ultralow = metrics.get("features", {}).get("ultralow_threshold", PAPER_ULTRALOW)
-    run = stage.run("browser", config, id=stage.dictionary_id, parents=(stage.features, stage.dictionary), n_features=len(table))
+    parents = (stage.features, stage.dictionary, *(() if missing else (stage.reports / "evaluate",)))
+    run = stage.run("browser", config, id=stage.dictionary_id, parents=parents, n_features=len(table))
     with artefact.writing(stage.browser, run) as draft:
         build(table, draft.path, config, [*identity(stage.dictionary), *headline(metrics)], ultralow)
     size = sum(file.stat().st_size for file in stage.browser.rglob("*") if file.is_file())

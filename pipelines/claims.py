@@ -1,18 +1,17 @@
-"""Stage `claims`: the five claims for the best feature of each hypothesis -> reports/claims.json, a table in words and a plot."""
+"""Stage `claims`: the five claims for the best feature of each hypothesis -> reports/claims: claims.json, words, a plot."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.common import Stage, run_stage
-from pipelines.evaluate import rounded
 from pipelines.plots import FEATURE, MARK, NEURON, new_figure, save
 from sae import artefact
 from sae.claims.config import ClaimsConfig
 from sae.claims.figures import Study
 from sae.claims.study import study
 from sae.library import made_from, open_sides
+from sae.reports import write_figures
 from sae.storage.tokens import TokenStore
 
 SHOWN = (
@@ -32,10 +31,9 @@ def main(stage: Stage) -> None:
     studies = study(TokenStore.open(stage.tokens), side, config, other if config.other else None)
     run = stage.run("claims", config, id=first, parents=made_from(stage.tokens, (first, second)))
     with artefact.writing(stage.reports / "claims", run) as draft:
+        write_figures(draft.path, "claims", {each.hypothesis: each.to_dict() for each in studies})
         draft.tell("\n\n".join(str(each) for each in studies))
         plot(draft.path / "claims.png", studies)
-    found = {each.hypothesis: each.to_dict() for each in studies}
-    artefact.write_text(stage.reports / "claims.json", json.dumps(rounded(found), indent=1, sort_keys=True) + "\n")
 
 
 def plot(path: Path, studies: list[Study]) -> None:

@@ -4,14 +4,13 @@
 """
 
 import argparse
-import ctypes
 import os
 import re
 import signal
 import sys
-import threading
-import time
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,37 +19,38 @@ import torch
 
 from sae import artefact
 from sae.config import override, read_params, read_section
-from sae.dictionary.base import to_device
-from sae.errors import ConfigError, SaeError
+from sae.device import to_device
+from sae.errors import ConfigError, SaeError, disk_told, in_one_line
 from sae.provenance import Run
+from sae.shown import printable_lines
 
 T = TypeVar("T")
-STAGES = (
-    "corpus",
-    "tokens",
-    "transformer",
-    "harvest",
-    "train",
-    "sweep",
-    "features",
-    "evaluate",
-    "proxies",
-    "interpret",
-    "browser",
-    "universality",
-    "claims",
-    "controls",
-    "automata",
-    "splitting",
-)
-SECTIONS = ("run", *STAGES, "judge", "wandb")
-"""Of params.yaml: each stage's own, two that say how to run, and the judge of stage `interpret`."""
+
+
+def sections() -> tuple[str, ...]:
+    """Of params.yaml, all that some stage reads. They stand in a file that no stage depends on: a new one re-runs nothing."""
+    return tuple((Path(__file__).parent / "sections.txt").read_text(encoding="utf-8").split())
 
 
 def check_name(name: str, where: str) -> None:
     """Raises `ConfigError`, begun with `where`, for a name that cannot be a folder's."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ConfigError(f"{where} {name!r}: a name of letters, digits, _ . and - (it becomes a folder under data/)")
+
+
+OURS_IN_DATA = ("corpus", "tokens")
+OURS_BESIDE_DICTIONARIES = ("transformer", "activations", "sweep")
+"""Folders of the pipeline's own: data/corpus and so on, data/A/transformer and so on."""
+MOST_THREADS = 1024
+
+
+def check_free(name: str, where: str, ours: tuple[str, ...]) -> None:
+    """Raises `ConfigError`, begun with `where`, for a name that would make an artefact lie within one of `ours`. (Some file
+    systems tell no capital letters.)"""
+    if name.lower() in ours:
+        raise ConfigError(f"{where} {name!r}: a folder of that name is the pipeline's own; take another than {', '.join(ours)}")
+    if name.lower().endswith(".partial"):
+        raise ConfigError(f"{where} {name!r}: what ends with .partial is an unfinished artefact, and is swept; take another name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,10 @@ class RunConfig:
         for name in ("transformer", "dictionary"):
             value = str(getattr(self, name))
             check_name(value, f"'{name}' =")
-        if self.threads < 0:
-            raise ConfigError(f"'threads' = {self.threads}: must be 0 (torch's choice) or more")
+        check_free(self.transformer, "'transformer' =", OURS_IN_DATA)
+        check_free(str(self.dictionary), "'dictionary' =", OURS_BESIDE_DICTIONARIES)
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise ConfigError(f"'threads' = {self.threads}: must be 0 (torch's choice) or more, and at most {MOST_THREADS:,}")
 
 
 class Stage:
@@ -87,8 +89,8 @@ class Stage:
     def __init__(self, name: str, params: dict[str, Any]):
         self.name, self.params = name, params
         for section in params:
-            if section not in SECTIONS:
-                raise ConfigError(f"params has a section '{section}' that no stage reads; there are {', '.join(SECTIONS)}")
+            if section not in sections():
+                raise ConfigError(f"params has a section '{section}' that no stage reads; there are {', '.join(sections())}")
         self.config = read_section(params, "run", RunConfig)
         self.device = to_device(self.config.device)
         data, letter, number = Path("data"), self.config.transformer, str(self.config.dictionary)
@@ -102,6 +104,14 @@ class Stage:
         self.transformer_id, self.dictionary_id = letter, f"{letter}/{number}"
         bucket = self.config.bucket.rstrip("/")
         self.activations_url = f"{bucket}/{owner}/activations" if bucket else None
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold this stage of this dictionary for one process: what is made before a commit would be made twice, and by whoever is
+        later put in the place of what is newer. Raises `LockedError`."""
+        lock = Path("data") / ".locks" / f"{self.name}-{self.dictionary_id.replace('/', '-')}"
+        with disk_told(f"making {lock.parent}"):
+            artefact.make_parent(lock)
+        return artefact.locked(lock, f"stage {self.name} of {self.dictionary_id} is being run")
 
     def section(self, name: str, cls: type[T]) -> T:
         """A section of params.yaml as its dataclass."""
@@ -130,55 +140,41 @@ def stage_parser(name: str, description: str | None = None) -> argparse.Argument
     return parser
 
 
-def run_stage(name: str, main: Callable[[Stage], None], given: argparse.Namespace | None = None) -> None:
-    """Run `main` as the stage `name`, with the command line's parameters or those `given` (by `stage_parser`); a `SaeError`
-    becomes one line on stderr and its exit code."""
+def run_stage(
+    name: str,
+    main: Callable[[Stage], None],
+    given: argparse.Namespace | None = None,
+    *,
+    alone: bool = True,
+    goes_on: bool = False,
+) -> None:
+    """Run `main` as the stage `name`, with the command line's parameters or those `given` (by `stage_parser`); a `SaeError`, or
+    an error of input and output, becomes one line on stderr and its exit code.
+
+    A second process that runs the same stage is refused before any work, unless the stage says that it need not be `alone`. One
+    that `goes_on` where it was stopped says so when it is."""
     given = given or stage_parser(name).parse_args()
-    _die_with_dvc()
     signal.signal(signal.SIGTERM, _stop)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to give the same bits twice
     try:
-        stage = Stage(name, override(read_params(given.params), given.set))
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        if stage.config.threads:
-            torch.set_num_threads(stage.config.threads)
-        main(stage)
+        with disk_told(f"running stage {name}"):
+            stage = Stage(name, override(read_params(given.params), given.set))
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            if stage.config.threads:
+                torch.set_num_threads(stage.config.threads)
+            with stage.locked() if alone else nullcontext():
+                main(stage)
     except SaeError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more; they would follow the line
+        print(f"{name}: {printable_lines(in_one_line(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing half-written is left, run again to start this stage afresh", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code in (130, 143):
+            how = "run again, and it goes on with what is done" if goes_on else "run again to start this stage afresh"
+            print(f"{name}: {'interrupted' if code == 130 else 'ended'}; nothing half-written is left, {how}", file=sys.stderr)
+        sys.exit(code)
 
 
 def _stop(*_: object) -> None:
     sys.exit(143)
-
-
-SHELLS = ("sh", "dash", "bash", "zsh", "ash", "ksh")
-
-
-def _die_with_dvc() -> None:
-    """Under `dvc repro` on Linux, end when DVC is killed: it would leave this process running beside the next attempt.
-
-    DVC runs a stage through a shell. One that replaces itself by the stage (bash) makes DVC the parent, whose death the kernel
-    tells; one that stays between (dash) does not die with DVC, so its own parent is watched."""
-    if "DVC_STAGE" not in os.environ or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    shell = os.getppid()
-    if Path(f"/proc/{shell}/comm").read_text().strip() in SHELLS:
-        threading.Thread(target=_watch, args=(shell, _parent_of(shell)), daemon=True).start()
-
-
-def _watch(shell: int, dvc: int | None) -> None:
-    while _parent_of(shell) == dvc:
-        time.sleep(0.1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _parent_of(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        return None

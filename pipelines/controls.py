@@ -1,7 +1,6 @@
 """Stage `controls`: for every hypothesis of the proxies the best feature and the best neuron of several dictionaries, that of a
-transformer with shuffled weights among them -> reports/controls.json, and a plot in reports/controls/."""
+transformer with shuffled weights among them -> reports/controls: controls.json and a plot."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from pipelines.common import Stage, run_stage
 from pipelines.plots import MARK, new_figure, save
 from sae import artefact
-from sae.errors import StoreError
+from sae.reports import open_report, write_figures
 
 MEASURES = ("pearson_proxy", "pearson_kind")
 COLORS = ("#1f77b4", "#d95f02", "#3a923a", "#8c6bb1", "#7fb3d9", "#e7298a", "#a6761d", "#17becf", "#bcbd22", "#444444")
@@ -23,26 +22,23 @@ class ControlsConfig:
     """Section `controls`."""
 
     dictionaries: tuple[str, ...] = ()
-    """Such as [A/1, S/0], whose proxies.json are there; neurons are shown once a transformer."""
+    """Such as [A/1, S/0], whose proxies are there; neurons are shown once a transformer."""
 
 
 def main(stage: Stage) -> None:
     config = stage.section("controls", ControlsConfig)
-    found = {name: _read(stage.all_reports / name.replace("/", "-") / "proxies.json") for name in config.dictionaries}
-    words = side_by_side(found)
-    run = stage.run("controls", config, parents=tuple(stage.all_reports / name.replace("/", "-") / "proxies" for name in found))
+    folders = {name: stage.all_reports / name.replace("/", "-") / "proxies" for name in config.dictionaries}
+    words = side_by_side({name: _read(folder) for name, folder in folders.items()})
+    run = stage.run("controls", config, parents=tuple(folders.values()))
     with artefact.writing(stage.all_reports / "controls", run) as draft:
         if words:
             plot(draft.path / "proxies.png", words)
+        write_figures(draft.path, "controls", words)
         draft.tell(table(words))
-    artefact.write_text(stage.all_reports / "controls.json", json.dumps(words, indent=1, sort_keys=True) + "\n")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(f"{path} is missing; make it with the stage `proxies` of that dictionary") from None
+def _read(folder: Path) -> dict[str, Any]:
+    return open_report(folder, "proxies", Path(), made_by="the stage `proxies` of that dictionary").figures("proxies")
 
 
 def side_by_side(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -119,4 +119,4 @@ if __name__ == "__main__":
     parser = stage_parser("features", __doc__)
     parser.add_argument("--share", metavar="I/N", type=Share.parse, default=None, help="read this share of the contexts alone")
     given = parser.parse_args()
-    run_stage("features", functools.partial(main, share=given.share), given)
+    run_stage("features", functools.partial(main, share=given.share), given, alone=given.share is None)

@@ -15,11 +15,11 @@ from sae.errors import StoreError
 from sae.harvest import HarvestConfig, Plan, harvest, seconds_needed
 from sae.provenance import Run
 from sae.source.transformer import load_source
+from sae.storage.ended import stands, sweep_left_over
 from sae.storage.share import Share
 from sae.storage.tokens import TokenStore
 from sae.storage.transfer import push
 from sae.storage.upkeep import verify
-from sae.storage.writer import stands
 
 
 def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> None:
@@ -45,6 +45,7 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
         print(f"harvest: about {seconds / 60:.1f} min for all of it, by the speed of its first batches", flush=True)
     whole = made or harvest(source, split, tokens.bos, config, stage.activations, run, share=share, keep=keep)
     if made:
+        sweep_left_over(stage.activations)
         print(f"harvest: {stage.activations} is that store already; remove it to make it again")
     if not whole:
         print("harvest: this share is done, others are not; the store is committed by a run without --shard")
@@ -55,7 +56,7 @@ def main(stage: Stage, share: Share | None = None, *, keep: bool = False) -> Non
 
 def record(stage: Stage, config: HarvestConfig, plan: Plan, *, keep: bool) -> None:
     """In the place of a store what a live feed is made from: enough for DVC to know when training has to run again."""
-    unfinished = stage.activations.with_name(stage.activations.name + ".partial")
+    unfinished = artefact.partial_of(artefact.real(stage.activations))
     if keep and unfinished.exists():
         raise StoreError(f"{unfinished} holds unfinished work; finish it (train.source: store), or run once without --keep")
     run = stage.run(LIVE, config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer), n_contexts=plan.n_contexts)
@@ -76,4 +77,5 @@ if __name__ == "__main__":
     parser.add_argument("--shard", metavar="I/N", type=Share.parse, default=Share.of_environment(), help="this process's share")
     parser.add_argument("--keep", action="store_true", help="refuse, rather than discard, unfinished work with other params")
     given = parser.parse_args()
-    run_stage("harvest", functools.partial(main, share=given.shard, keep=given.keep), given)
+    # The store has locks of its own, for several shares at once.
+    run_stage("harvest", functools.partial(main, share=given.shard, keep=given.keep), given, alone=False, goes_on=True)

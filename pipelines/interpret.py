@@ -1,5 +1,5 @@
 """Stage `interpret`: what simple rules tell of features, neurons and a control, and what a judge does if one is named ->
-reports/interpret.json and reports/interpret/."""
+reports/interpret: interpret.json, tables, plots."""
 
 import json
 from typing import Any
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from pipelines.common import Stage, run_stage
-from pipelines.evaluate import rounded
 from pipelines.interpret_plots import write_plots
 from pipelines.plots import write_csv
 from sae import artefact
@@ -20,6 +19,7 @@ from sae.interpret.judged_report import judge_told, judged_report, units_to_judg
 from sae.interpret.report import Findings, columns, find, report, told
 from sae.interpret.survey import Surveyed
 from sae.library import Place
+from sae.reports import rounded, write_figures
 from sae.source.transformer import load_source
 from sae.storage.tokens import TokenStore
 
@@ -51,8 +51,8 @@ def main(stage: Stage) -> None:
             words["judge"] = judged_report(sessions, found, config)
             kept = {name: [row._asdict() for row in session.judged] for name, session in sessions.items()}
             (draft.path / "judged.json").write_text(json.dumps(rounded(kept), indent=1) + "\n", encoding="utf-8")
+        write_figures(draft.path, "interpret", words)
         draft.tell("\n\n".join([told(words), *([judge_told(words["judge"])] if judge is not None else [])]))
-    artefact.write_text(stage.reports / "interpret.json", json.dumps(rounded(words), indent=1, sort_keys=True) + "\n")
 
 
 def population_names(dictionary_id: str, found: dict[str, Surveyed]) -> dict[str, str]:

@@ -1,6 +1,5 @@
-"""Stage `proxies`: the features and neurons for Arabic, Hebrew, DNA, base64 ... -> reports/proxies.json and reports/proxies/."""
+"""Stage `proxies`: the features and neurons for Arabic, Hebrew, DNA, base64 ... -> reports/proxies."""
 
-import json
 from typing import Any
 
 from pipelines.common import Stage, run_stage
@@ -9,6 +8,7 @@ from sae.dictionary.disk import read_dictionary
 from sae.proxies.hypotheses import ProxiesConfig
 from sae.proxies.plots import plot_hypothesis
 from sae.proxies.report import find, report
+from sae.reports import write_figures
 from sae.source.transformer import load_source
 from sae.storage.tokens import TokenStore
 
@@ -31,8 +31,8 @@ def main(stage: Stage) -> None:
             for h, hypothesis in enumerate(findings.hypotheses):
                 plot_hypothesis(findings, h, draft.path / f"{hypothesis.name}.png")
             words = report(findings, config)
+        write_figures(draft.path, "proxies", words)
         draft.tell(table(words, stage.dictionary_id))
-    artefact.write_text(stage.reports / "proxies.json", json.dumps(words, indent=1, sort_keys=True) + "\n")
 
 
 def table(words: dict[str, Any], name: str) -> str:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sae import artefact
-from sae.errors import SaeError, StoreError
+from sae.errors import SaeError, StoreError, disk_told
 from sae.library import Place, locate
+from sae.metrics.losses import told_recovered
+from sae.paths import given
 from sae.web.figures import read_metrics
 from sae.web.rendering import Part, Rows, to_markdown
 from sae.web.report import keep_images, parts_of
@@ -51,8 +53,8 @@ def dictionaries(places: list[Place]) -> Part:
     """A row for each that was evaluated."""
     rows = []
     for place in places:
-        metrics = read_metrics(place.reports, place.dictionary)
-        if metrics is not None:
+        metrics = read_metrics(place.reports, place.dictionary, place.root).figures
+        if metrics:
             rows.append(_row(artefact.read_run(place.dictionary, "dictionary").id, metrics))
     return Part("dictionaries", "The dictionaries", "Metrics", rows=Rows(COLUMNS, tuple(rows)))
 
@@ -65,7 +67,7 @@ def _row(name: str, metrics: dict[str, Any]) -> tuple[str, ...]:
         f"{features['n_units']:,}",
         f"{rows['l0']:.1f}",
         f"{rows['fvu']:.3f}",
-        f"{losses['loss_recovered_zero']:.1%} ± {losses['loss_recovered_zero_error']:.1%}",
+        told_recovered(losses, "zero", error=True),
         f"{features['n_dead']:,}",
         ultralow,
         f"{features['n_tokens']:,}",
@@ -77,9 +79,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m pipelines.results", description=__doc__.splitlines()[0])
     parser.add_argument("--studied", default="A/1", help="the dictionary whose studies are shown")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="the folder that results.md is written to")
-    given = parser.parse_args()
+    asked = parser.parse_args()
     try:
-        main(given.studied, given.docs)
+        with disk_told(f"writing {asked.docs}"):
+            main(asked.studied, given(asked.docs))
     except SaeError as error:
         print(f"results: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

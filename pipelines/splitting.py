@@ -1,7 +1,6 @@
-"""Stage `splitting`: dictionaries of several sizes -> reports/splitting.json; edges, trees and a map in reports/splitting/."""
+"""Stage `splitting`: dictionaries of several sizes -> reports/splitting: splitting.json, edges, trees, a map."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from pipelines.common import Stage, run_stage
-from pipelines.evaluate import rounded
 from pipelines.plots import write_csv
 from pipelines.splitting_plots import draw_children, draw_map, draw_trees
 from sae import artefact
 from sae.chance import generator
 from sae.dictionary.base import Dictionary
 from sae.library import made_from, open_several
+from sae.reports import open_report, write_figures
 from sae.splitting.graph import Splitting, SplittingConfig, find_splitting, summary
 from sae.splitting.layout import Layout, neighbour_distances, stacked_layout
 from sae.splitting.tree import Node, largest_trees, tree_of
@@ -24,17 +23,19 @@ from sae.storage.tokens import TokenStore
 
 def main(stage: Stage) -> None:
     config = stage.section("splitting", SplittingConfig)
-    run = stage.run("splitting", config, parents=made_from(stage.tokens, config.dictionaries))
+    proxies = stage.all_reports / config.dictionaries[0].replace("/", "-") / "proxies" if config.dictionaries else None
+    named = (proxies,) if proxies is not None and proxies.is_dir() else ()
+    run = stage.run("splitting", config, parents=(*made_from(stage.tokens, config.dictionaries), *named))
     words: dict[str, Any] = {"sizes": [], "trees": {}}
     with artefact.writing(stage.all_reports / "splitting", run) as draft:
         if config.dictionaries:
             source, dictionaries = open_several(config.dictionaries, device=str(stage.device))
             found = find_splitting(source, dictionaries, TokenStore.open(stage.tokens), config)
             layout = stacked_layout([dictionary for _, dictionary in dictionaries], found.counted, config.layout, config.seed)
-            words = written(found, layout, dictionaries, config, stage.all_reports, draft.path)
+            words = written(found, layout, dictionaries, config, named, draft.path)
         below = [f"{name}: {tree['id']} has {tree['n_below']:,} below it" for name, tree in words["trees"].items()]
+        write_figures(draft.path, "splitting", words)
         draft.tell("\n".join([*(told(row) for row in words["sizes"]), *below]))
-    artefact.write_text(stage.all_reports / "splitting.json", json.dumps(rounded(words), indent=1, sort_keys=True) + "\n")
 
 
 def written(
@@ -42,7 +43,7 @@ def written(
     layout: Layout,
     dictionaries: list[tuple[str, Dictionary]],
     config: SplittingConfig,
-    reports: Path,
+    named: Sequence[Path],
     folder: Path,
 ) -> dict[str, Any]:
     """What the report says; tables and pictures go to `folder`."""
@@ -58,7 +59,7 @@ def written(
         columns = {"parent": sizes.parent, "child": sizes.child, "masked_cosine": sizes.cosine.round(6)}
         columns["is_best_parent"] = (sizes.best[sizes.child] == sizes.parent).astype(int)
         write_csv(folder / f"{sizes.first}+{sizes.second}.csv".replace("/", "-"), tuple(columns), tuple(columns.values()))
-    trees = dict(named_trees(found, reports))
+    trees = dict(named_trees(found, named))
     largest = largest_trees(found, config.n_trees)
     draw_children(folder / "children.png", found)
     draw_map(folder / "map.png", found, layout, first)
@@ -71,11 +72,14 @@ def written(
     return {"n_tokens": found.n_tokens, "layout": layout.kind, "sizes": rows, "trees": told_of}
 
 
-def named_trees(found: Splitting, reports: Path) -> Iterator[tuple[str, Node]]:
-    """Of the features of the first dictionary that the proxies found best, where its report is there."""
-    path = reports / found.names[0].replace("/", "-") / "proxies.json"
-    hypotheses = json.loads(path.read_text(encoding="utf-8"))["hypotheses"] if path.is_file() else {}
-    for name, row in hypotheses.items():
+def named_trees(found: Splitting, reports: Sequence[Path]) -> Iterator[tuple[str, Node]]:
+    """Of the features of the first dictionary that the proxies found best; none where there is no report of them."""
+    hypotheses = [
+        row
+        for folder in reports
+        for row in open_report(folder, "proxies", Path(), made_by="dvc repro proxies").figures("proxies")["hypotheses"].items()
+    ]
+    for name, row in hypotheses:
         best = row["best_feature"]
         if best is not None and "competing" not in name:
             index = int(best["id"].rpartition("/")[2])

@@ -1,35 +1,43 @@
 """Stage `summary`: the figures of the run in one short table, printed and kept as reports/summary.txt."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
+from sae.metrics.losses import told_recovered
+from sae.provenance import Run
+from sae.reports import open_report
 
 
 def main(stage: Stage) -> None:
-    transformer = artefact.read_run(stage.transformer, "transformer").facts
-    metrics, proxies = _read(stage.reports / "metrics.json"), _read(stage.reports / "proxies.json")
+    transformer = artefact.read_run(stage.transformer, "transformer")
+    metrics, proxies = _read(stage, "evaluate", "evaluation", "metrics"), _read(stage, "proxies", "proxies", "proxies")
     sections = [_transformer(stage, transformer), _dictionary(stage, metrics), _proxies(proxies), _places(stage)]
     text = "\n\n".join("\n".join(section) for section in sections) + "\n"
     artefact.write_text(stage.reports / "summary.txt", text)
     print("\n" + text)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read(stage: Stage, name: str, kind: str, figures: str) -> dict[str, Any]:
+    """Those of this very dictionary."""
+    report = open_report(stage.reports / name, kind, Path(), made_by=f"dvc repro {name}", of=stage.dictionary)
+    return report.figures(figures)
 
 
 def _line(name: str, value: str) -> str:
     return f"  {name:<44}{value}"
 
 
-def _transformer(stage: Stage, facts: dict[str, Any]) -> list[str]:
+def _transformer(stage: Stage, run: Run) -> list[str]:
+    facts, asked = run.facts, run.params.get("precision")
+    trained_in = facts.get("precision")  # a pretrained one has none
+    chosen = " (precision: auto, by this processor; another may take another)" if asked == "auto" else ""
     return [
         f"transformer {stage.transformer_id}, held-out text, nats a token",
         _line("loss", f"{facts['heldout_loss']:.3f}"),
         _line("bigram (Kneser-Ney), unigram", f"{facts['bigram_loss']:.3f}, {facts['unigram_loss']:.3f}"),
+        *([_line("trained in", f"{trained_in}{chosen}")] if trained_in else []),
     ]
 
 
@@ -45,8 +53,7 @@ def _dictionary(stage: Stage, metrics: dict[str, Any]) -> list[str]:
         _line("fraction of variance unexplained", f"{rows['fvu']:.3f}"),
         _line(
             "loss recovered against zero, mean ablation",
-            f"{losses['loss_recovered_zero']:.1%} ± {losses['loss_recovered_zero_error']:.1%}, "
-            f"{losses['loss_recovered_mean']:.1%} ± {losses['loss_recovered_mean_error']:.1%}",
+            f"{told_recovered(losses, 'zero', error=True)}, {told_recovered(losses, 'mean', error=True)}",
         ),
         _line("nats a token lost, KL", f"{losses['nats_lost']:.4f}, {losses['kl']:.4f}"),
         _line("dead features", f"{features['n_dead']:,} of {features['n_units']:,} over {features['n_tokens']:,} tokens"),
@@ -72,7 +79,7 @@ def _places(stage: Stage) -> list[str]:
     return [
         "where things are",
         _line(f"dictionary: sae.load({stage.dictionary_id!r})", str(stage.dictionary)),
-        _line("figures", f"{stage.reports}/metrics.json, {stage.reports}/proxies.json"),
+        _line("figures", f"{stage.reports}/evaluate/metrics.json, {stage.reports}/proxies/proxies.json"),
         _line("plots", f"{stage.reports}/evaluate/, {stage.reports}/proxies/"),
         _line("page of all features", f"{stage.browser}/index.html"),
         _line("report of all that was found", f"{stage.browser.parent}/report/index.html"),

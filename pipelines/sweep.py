@@ -1,6 +1,6 @@
-"""Stage `sweep`: more dictionaries of the same store, trained in one pass -> data/<letter>/sweep/<name>/dictionary."""
+"""Stage `sweep`: more dictionaries of the same store, trained in one pass -> data/<letter>/sweep/<name>/dictionary,
+and reports/sweep: the last record of each."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from pipelines.feed import train_params
 from pipelines.train import train_stage
 from sae import artefact
 from sae.config import build
+from sae.reports import write_figures
 from sae.training.config import TrainConfig
 
 
@@ -26,11 +27,11 @@ class SweepConfig:
 
 
 def main(stage: Stage) -> None:
-    changes = stage.section("sweep", SweepConfig).dictionaries
+    config = stage.section("sweep", SweepConfig)
     common = train_params(stage.params)["train"]
     configs = {
         f"{stage.transformer_id}/sweep/{name}": build(TrainConfig, {**common, **change}, f"sweep.{name}")
-        for name, change in changes.items()
+        for name, change in config.dictionaries.items()
     }
     folder = stage.transformer.parent / "sweep"
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,8 +43,10 @@ def main(stage: Stage) -> None:
         for name, one in trained.items():
             assert one.dictionary.run is not None, "fit sets it"
             table[name] = one.dictionary.run.facts["last_record"]
-    artefact.write_text(stage.reports / "sweep.json", json.dumps(table, indent=1, sort_keys=True) + "\n")
+    made = tuple(folder / name.rsplit("/", 1)[1] / "dictionary" for name in table)
+    with artefact.writing(stage.reports / "sweep", stage.run("sweep", config, id=stage.transformer_id, parents=made)) as draft:
+        write_figures(draft.path, "sweep", table)
 
 
 if __name__ == "__main__":
-    run_stage("sweep", main)
+    run_stage("sweep", main, goes_on=True)

@@ -26,6 +26,10 @@ def main(stage: Stage) -> None:
         more = f"{summary.bytes_per_token:.2f} bytes a token; {summary.duplicates_dropped} duplicate documents dropped"
     else:
         more = f"largest id {summary.largest_id}; {summary.duplicates_kept} rows repeat another"
+        if summary.n_counted:
+            n_counted = sum(summary.n_counted.values())
+            n_positions = sum(summary.n_contexts.values()) * summary.context_length
+            more += f"; {n_counted:,} of {n_positions:,} positions count (the row there, and the prediction of the next token)"
     train, heldout = summary.n_contexts["train"], summary.n_contexts["heldout"]
     print(
         f"{train:,} train and {heldout:,} held-out contexts of {summary.context_length} "

@@ -20,7 +20,8 @@ from sae.tensors import save_tensors
 from sae.training.checkpoint import clear_checkpoints
 from sae.training.config import TrainConfig
 from sae.training.fit import Trained, fit
-from sae.training.observers import JsonLog, Observer, Progress, WandbConfig, WandbLog
+from sae.training.observers import JsonLog, Observer, Progress, WandbLog
+from sae.training.wandb_config import WandbConfig, as_environment_says
 
 
 def main(stage: Stage) -> None:
@@ -35,7 +36,7 @@ def train_stage(
     """Train `configs`, by id, in one pass over the stage's rows, going on from the `checkpoints` of a run that was cut off, and
     commit each dictionary to its folder in `targets`. Where some diverge the others are committed before the
     `DivergenceError`, and the checkpoints stay."""
-    wandb = stage.section("wandb", WandbConfig)
+    wandb = as_environment_says(stage.section("wandb", WandbConfig))
     rows = open_rows(stage)
     configs = {name: config.sized(len(rows)) for name, config in configs.items()}
     n_steps = max(config.n_steps or 0 for config in configs.values())
@@ -47,8 +48,7 @@ def train_stage(
             log = stage.logs / f"{name.replace('/', '-')}-train.jsonl"
             told: list[Observer] = [JsonLog(log)]
             if wandb.mode != "disabled":
-                told.append(mirror := WandbLog(wandb, name, dataclasses.asdict(config), log=log))
-                print(f"{label}: W&B run at {mirror.where}")
+                told.append(WandbLog(wandb, name, dataclasses.asdict(config), log=log))
             observers.append([*told, Progress(label, n_steps)] if i == 0 else told)
         for observer in [one for several in observers for one in several]:
             closing.callback(observer.close)
@@ -62,7 +62,7 @@ def train_stage(
                 checkpoints=checkpoints,
                 observers=observers,
                 data=artefact.digest(stage.activations),
-                discard_foreign=True,
+                leave_foreign=True,
                 names=list(configs),
             )
         except DivergenceError as error:
@@ -118,4 +118,4 @@ def commit(stage: Stage, name: str, config: TrainConfig, trained: Trained, targe
 
 
 if __name__ == "__main__":
-    run_stage("train", main)
+    run_stage("train", main, goes_on=True)

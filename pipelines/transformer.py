@@ -5,7 +5,6 @@ import time
 
 from pipelines.common import Stage, run_stage
 from sae import artefact
-from sae.shapes import TokenArray
 from sae.source.fast_forward import resolve
 from sae.source.heldout import measure, spread
 from sae.source.pretrained import Found, from_folder, from_hub, shuffled
@@ -20,14 +19,13 @@ from sae.source.transformer import (
     write_source,
 )
 from sae.source.transformer_config import TransformerConfig
-from sae.storage.tokens import TokenStore
+from sae.storage.tokens import Sequences, TokenStore
 
 
 def main(stage: Stage) -> None:
     config = stage.section("transformer", TransformerConfig)
     store = TokenStore.open(stage.tokens)
-    split = store.split("train")
-    train = split[0 : split.n_contexts].tokens
+    train = store.split("train").sequences()
     run = stage.run("transformer", config, id=stage.transformer_id, parents=(stage.tokens,))
     with artefact.writing(stage.transformer, run) as draft:
         found, facts = obtain(stage, config, train, store.n_vocab)
@@ -43,13 +41,15 @@ def main(stage: Stage) -> None:
     print(heldout.report())
 
 
-def obtain(stage: Stage, config: TransformerConfig, train: TokenArray, n_vocab: int) -> tuple[Found, dict[str, object]]:
+def obtain(stage: Stage, config: TransformerConfig, train: Sequences, n_vocab: int) -> tuple[Found, dict[str, object]]:
     """The transformer, and the facts of how it came about."""
     if config.source == "folder":
         return from_folder(config.path), {}
     if config.source == "pretrained":
         return from_hub(config.name, config.revision), {}
-    bridge = build_native(fields_to_train(config, n_vocab, train.shape[1]), config.seed).to(stage.device, print_details=False)
+    bridge = build_native(fields_to_train(config, n_vocab, train.tokens.shape[1]), config.seed).to(
+        stage.device, print_details=False
+    )
     start = time.monotonic()
     dtype = resolve(config.precision, stage.device)
     fast = fast_forward(bridge, dtype)

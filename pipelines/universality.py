@@ -1,17 +1,16 @@
-"""Stage `universality`: pairs of dictionaries -> reports/universality.json, and a table and a plot of each pair."""
+"""Stage `universality`: pairs of dictionaries -> reports/universality: universality.json, a table and a plot of each pair."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.common import Stage, run_stage
-from pipelines.evaluate import rounded
 from pipelines.plots import FEATURE, MARK, NEURON, new_figure, save, write_csv
 from sae import artefact
 from sae.features.universality import Universality, UniversalityConfig, compare, told
 from sae.library import made_from, open_sides
+from sae.reports import write_figures
 from sae.storage.tokens import TokenStore
 
 COLORS = {"features": FEATURE, "neurons": NEURON}
@@ -32,8 +31,8 @@ def main(stage: Stage) -> None:
             name = f"{first}+{second}".replace("/", "-")
             write_csv(draft.path / f"{name}.csv", *columns(universality))
             plot(draft.path / f"{name}.png", universality)
+        write_figures(draft.path, "universality", found)
         draft.tell("\n\n".join(lines))
-    artefact.write_text(stage.all_reports / "universality.json", json.dumps(rounded(found), indent=1, sort_keys=True) + "\n")
 
 
 def columns(found: Universality) -> tuple[tuple[str, ...], tuple[np.ndarray, ...]]:

@@ -2,26 +2,37 @@
 
 A writer fills `<name>.partial`, and only when everything is in it are its files digested, synced, listed in `run.json`
 (written last) and the directory renamed to `<name>`. So a reader never sees half of one: whoever kills the writer, at
-whatever instant, leaves at most a `.partial`, which the next writer sweeps. A lock beside the directory keeps two
-writers apart (DVC's own lock does not: a killed `dvc` leaves its stage running).
+whatever instant, leaves at most a `.partial`, which the next writer sweeps. One that stands there already changes places with
+the new one in a single step; where the system cannot do that it is put aside for a moment, and whoever is killed in that moment
+leaves it to the next that opens it, who puts it back. A lock beside the directory keeps two writers apart (DVC's own lock does
+not: a killed `dvc` leaves its stage running).
+
+Where `<name>` is a link, all this happens where it leads: to a larger disk, say. The link stays.
 """
 
 import dataclasses
-import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from sae.errors import DiskError, LockedError, StoreError
+from sae.errors import LockedError, StoreError, disk_told
+from sae.exchange import aside, take_place
 from sae.provenance import SCHEMA, Run, sha256_file
+
+T = TypeVar("T")
 
 RUN_FILE = "run.json"
 
 TOLD = "told.txt"
 """What a study says in words, in its folder."""
+
+PATIENCE = 10.0
+"""Seconds that a reader waits for a writer who is between two renames."""
 
 
 class Draft:
@@ -43,15 +54,15 @@ def writing(target: str | Path, run: Run) -> Iterator[Draft]:
 
     Yields a `Draft` whose `path` is an empty directory. When the block ends without an error, its content replaces
     `target`; when it raises, nothing is left and an old `target` stays.
-    Raises `LockedError` if another process writes the same target, `DiskError` if the disk fills up.
+    Raises `LockedError` if another process writes the same target, `DiskError` if the disk fills up, fails or refuses.
     """
-    target = Path(target)
-    draft = Draft(target.with_name(target.name + ".partial"), run)
-    with full_disk_told(target):
+    with disk_told(f"writing {target}"):
+        target = real(target)
+        draft = Draft(partial_of(target), run)
         make_parent(target)
-        with locked(target.with_name(f".{target.name}.lock"), f"{target} is being written"):
-            for stray in (draft.path, aside(target)):
-                shutil.rmtree(stray, ignore_errors=True)
+        with locked(lock_of(target), f"{target} is being written"):
+            shutil.rmtree(draft.path, ignore_errors=True)
+            sweep_aside(target)
             try:
                 draft.path.mkdir()
                 yield draft
@@ -60,19 +71,68 @@ def writing(target: str | Path, run: Run) -> Iterator[Draft]:
                 shutil.rmtree(draft.path, ignore_errors=True)
 
 
+def real(target: str | Path) -> Path:
+    """Where the artefact `target` lies: where it leads, if it is a link. Raises `StoreError` for one that leads nowhere."""
+    target = Path(target)
+    if not target.is_symlink():
+        return target
+    there = Path(os.path.realpath(target))
+    if not there.parent.is_dir():
+        raise StoreError(f"{target} is a link to {there}, but {there.parent} is not there; mount its disk, or remove the link")
+    return there
+
+
+def partial_of(target: Path) -> Path:
+    """Where an artefact lies while it is written."""
+    return target.with_name(target.name + ".partial")
+
+
+def lock_of(target: Path) -> Path:
+    """What the writer of an artefact holds."""
+    return target.with_name(f".{target.name}.lock")
+
+
 def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
     """The committed artefact's `Run`; `made_by` is the command that an error advises.
 
-    Raises `StoreError` where `path` is missing, unfinished, of another kind, or of a newer schema.
+    Raises `StoreError` where `path` is missing, unfinished, of another kind, or of a newer schema; `DiskError` where the system
+    does not let it be read.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise StoreError(f"no {kind} at {path}; make it with: {made_by}")
-    try:
-        content = (path / RUN_FILE).read_bytes()
-    except FileNotFoundError:
-        raise StoreError(f"{path} has no {RUN_FILE}: an unfinished or foreign {kind}; make it again: {made_by}") from None
+    with disk_told(f"reading {path}"):
+        if not path.is_dir():
+            _come_back(path)
+        if not path.is_dir():
+            raise StoreError(f"no {kind} at {path}; make it with: {made_by}")
+        try:
+            content = (path / RUN_FILE).read_bytes()
+        except FileNotFoundError:
+            raise StoreError(f"{path} has no {RUN_FILE}: an unfinished or foreign {kind}; make it again: {made_by}") from None
     return parse_run(content, path, kind, made_by=made_by)
+
+
+def steadily(path: str | Path, read: Callable[[], T]) -> T:
+    """What `read` finds in the artefact `path`, once more where that was replaced meanwhile: a record of the old one and files of
+    the new one are neither."""
+    while True:
+        before = _identity(path)
+        try:
+            found = read()
+        except OSError:  # ours for what is damaged, missing or refused too
+            if before is None or before == _identity(path):
+                raise
+            continue
+        if before == _identity(path):
+            return found
+
+
+def _identity(path: str | Path) -> tuple[int, ...] | None:
+    """Tells one commit of an artefact from the next."""
+    try:
+        found = os.stat(Path(path) / RUN_FILE)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def parse_run(content: bytes, path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
@@ -95,9 +155,10 @@ def verify(path: str | Path, run: Run, only: tuple[str, ...] = ()) -> None:
         if expected is None:
             continue
         file = Path(path) / name
-        if not file.is_file():
-            raise StoreError(f"{file} is missing from its {run.kind}; make it again")
-        actual = sha256_file(file)
+        with disk_told(f"reading {file}"):
+            if not file.is_file():
+                raise StoreError(f"{file} is missing from its {run.kind}; make it again")
+            actual = sha256_file(file)
         if actual != expected:
             raise StoreError(f"{file} is damaged: sha256 {actual}, committed as {expected}; make the {run.kind} again")
 
@@ -120,9 +181,9 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     It is synced before that: a power cut might else leave a file of that name with half of its content. Where that would be
     noticed on reading, save the time.
 
-    Raises `DiskError` if the disk fills up."""
-    partial = path.with_name(path.name + ".partial")
-    with full_disk_told(path):
+    Raises `DiskError` if the disk fills up, fails or refuses."""
+    partial = partial_of(path)
+    with disk_told(f"writing {path}"):
         make_parent(path)
         try:
             yield partial
@@ -143,21 +204,9 @@ def make_parent(target: Path) -> None:
         raise StoreError(f"cannot make the folder {target.parent}: a file of that name is in the way; move it") from None
 
 
-@contextmanager
-def full_disk_told(target: Path) -> Iterator[None]:
-    """Within it a disk that fills up is a `DiskError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not isinstance(error, DiskError):
-            raise DiskError(f"no space left while writing {target}; free some and run again: {error}") from error
-        raise
-
-
 def _commit(draft: Draft, target: Path) -> None:
-    files = sorted(file for file in draft.path.rglob("*") if file.is_file())
     digests = {}
-    for file in files:
+    for file in files_below(draft.path):
         digests[file.relative_to(draft.path).as_posix()] = sha256_file(file)
         sync(file)
     put_in_place(draft.path, target, dataclasses.replace(draft.run, files=digests))
@@ -168,23 +217,59 @@ def put_in_place(folder: Path, target: Path, run: Run) -> None:
     record = folder / RUN_FILE
     record.write_text(run.to_json(), encoding="utf-8")
     sync(record)
-    for path in (*folder.rglob("*"), folder):
-        if path.is_dir():
-            sync(path)  # the names of what it holds
-    old = aside(target)
-    shutil.rmtree(old, ignore_errors=True)
-    if target.is_dir():
-        os.replace(target, old)  # removed only later: who is killed while removing leaves no half of an artefact in its place
-    elif target.exists():
+    for at, _ in _walk(folder):
+        sync(Path(at))  # the names of what it holds
+    if target.exists() and not target.is_dir():
         raise StoreError(f"{target} is a file where an artefact's folder must be; move it and run again")
-    os.replace(folder, target)
+    old = take_place(folder, target)
     sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if old is not None:
+        discard(old)
 
 
-def aside(target: Path) -> Path:
-    """Where what stood in the place of a new artefact lies until it is removed."""
-    return target.with_name(target.name + ".old.partial")
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its folders, sorted. Raises `OSError` for a folder that cannot be listed, which `Path.rglob`
+    leaves out without a word."""
+    return sorted(Path(at, name) for at, names in _walk(folder) for name in names)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder with the names of its files."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    return ((at, names) for at, _, names in os.walk(folder, onerror=refuse))
+
+
+def discard(folder: Path) -> None:
+    """Remove an artefact. Its record goes first: who is killed while removing leaves nothing that looks like a whole one."""
+    with suppress(OSError):
+        (folder / RUN_FILE).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_aside(target: Path) -> None:
+    """For who holds the lock: put back what was put aside by a writer who was killed before the new one stood; or remove it."""
+    old = aside(target)
+    if not target.exists() and (old / RUN_FILE).is_file():
+        os.replace(old, target)
+    elif old.exists():
+        discard(old)
+
+
+def _come_back(path: Path) -> None:
+    """Let a reader find what was put aside, at once or when its writer is through."""
+    target = real(path)
+    deadline = time.monotonic() + PATIENCE
+    while not target.exists() and (aside(target) / RUN_FILE).is_file():
+        try:
+            with locked(lock_of(target), f"{target} is being written"):
+                sweep_aside(target)
+        except LockedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def sync(path: Path) -> None:
@@ -202,14 +287,17 @@ def locked(path: Path, what: str, *, wait: bool = False, shared: bool = False) -
     others that say so too.
 
     Raises `LockedError`, begun with `what`, where another holds it, unless it shall `wait`."""
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise LockedError(f"{what} by process {holder}; wait for it, or end it") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with disk_told(f"locking {path}"):
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, whatever happens
+    with file:
+        with disk_told(f"locking {path}"):
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise LockedError(f"{what} by process {holder}; wait for it, or end it") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield

@@ -4,6 +4,7 @@ Each class carries the exit code that a stage or the `sae` command ends with (sy
 tell a full disk (retry after cleaning) from a wrong parameter (do not retry).
 """
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,7 +35,7 @@ class StoreError(SaeError, OSError):
 
 
 class DiskError(SaeError, OSError):
-    """The disk is full, or will be."""
+    """The disk is full or will be, fails, or refuses: what the system says of input and output, and not of what a file holds."""
 
     exit_code = 74
 
@@ -92,3 +93,54 @@ class DivergenceError(NumericsError):
         super().__init__(message)
         self.trained = trained
         """`sae.training.fit.Trained` of each config, None in the place of each that failed."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, and what was noted to it on its way."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ADVICE = {
+    errno.EIO: "the disk fails: see the system's log, and run again, or elsewhere",
+    errno.EROFS: "that file system can only be read: choose a folder that can be written to",
+    errno.EACCES: "this user may not: change the permissions, or choose another folder",
+    errno.EPERM: "this user may not: change the permissions, or choose another folder",
+    errno.ENAMETOOLONG: "a name is too long for this file system: choose a shorter one, or a folder less deep",
+    errno.EMFILE: "too many files are open: raise `ulimit -n`",
+    errno.ENFILE: "the whole system has too many files open",
+    errno.ENOLCK: "this file system has no locks: choose a folder on another",
+    errno.ESTALE: "the network's file system has forgotten the file: run again",
+    errno.EXDEV: "a link leads to a whole disk: let it lead to a folder on that disk",
+    errno.EBUSY: "a link leads to a whole disk: let it lead to a folder on that disk",
+    errno.ELOOP: "links lead round in a circle: mend them",
+}
+"""What to do where the system refuses."""
+_SAY_NOTHING_OF_CONTENT = {*FULL, *ADVICE}
+_NO_FILES = (ConnectionError, TimeoutError)
+
+
+def disk_error(error: OSError, doing: str) -> DiskError:
+    """The system's `error` as ours: what was being done (such as "writing data/A"), what the system says, and what to do."""
+    if error.errno in FULL:
+        return DiskError(f"no space left while {doing}; free some and run again: {error}")
+    advice = ADVICE.get(error.errno or 0, "see to it, and run again")
+    return DiskError(f"input or output failed while {doing}: {error}; {advice}")
+
+
+@contextmanager
+def disk_told(doing: str) -> Iterator[None]:
+    """Within it what the system says of input and output is a `DiskError`; `doing` is what its message says was being done."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, (SaeError, *_NO_FILES)):
+            raise
+        raise disk_error(error, doing) from error
+
+
+def raise_if_of_disk(error: BaseException, doing: str) -> None:
+    """Raises `DiskError` where `error` is the system's, and says nothing of what the file holds: for readers that take any
+    other error for damage."""
+    if isinstance(error, OSError) and not isinstance(error, SaeError) and error.errno in _SAY_NOTHING_OF_CONTENT:
+        raise disk_error(error, doing) from error

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae.chance import subsets
 from sae.errors import ConfigError, CorpusError, DiskError, NumericsError
 from sae.progress import ProgressBar
 from sae.provenance import Run
@@ -26,6 +25,7 @@ from sae.source.site import ActivationSource, Frozen
 from sae.storage.arrays import Codec
 from sae.storage.layout import Layout, Stored, from_disk, to_disk
 from sae.storage.pieces import DamagedPieceError, Sums
+from sae.storage.positions import Positions
 from sae.storage.share import Share
 from sae.storage.tokens import Contexts, Split, to_tensor
 from sae.storage.writer import StoreWriter
@@ -44,7 +44,8 @@ class HarvestConfig:
     n_rows: int = 1_048_576
     """Rows in the store, exactly."""
     positions_per_context: int = 32
-    """Positions taken from each context, sampled without replacement (the paper: 250 of its undisclosed context length)."""
+    """Positions taken from each context, sampled without replacement (the paper: 250 of its undisclosed context length). Where
+    the tokens say which positions count (`tokens.pad`), of those; a context with fewer gives what it has."""
     skip_bos: bool = True
     """Leave out position 0 of contexts that begin with BOS: its activation is the same vector every time."""
     batch_contexts: int = 32
@@ -91,21 +92,16 @@ class Plan:
 
     def __init__(self, config: HarvestConfig, split: Split, bos: int | None, d_mlp: int):
         self.config, self.layout = config, Layout(config.n_rows, d_mlp, config.dtype, codec=config.codec)
-        self.first_position = 1 if (config.skip_bos and bos is not None) else 0
-        n_positions = split.context_length - self.first_position
         self.per_context = config.positions_per_context
-        if self.per_context > n_positions:
-            raise ConfigError(
-                f"'positions_per_context' = {self.per_context}, but a context has {n_positions} positions to take from"
-            )
-        self.n_contexts = -(-config.n_rows // self.per_context)
-        if self.n_contexts > split.n_contexts:
-            most = split.n_contexts * self.per_context
-            raise CorpusError(
-                f"{config.n_rows} rows asked for, but {split.n_contexts} train contexts at {self.per_context} positions each "
-                f"give {most}; nothing is repeated to fill the gap: lower harvest.n_rows, raise positions_per_context (up to "
-                f"{n_positions}), or give a larger corpus"
-            )
+        self.positions = Positions(
+            split,
+            bos,
+            n_rows=config.n_rows,
+            per_context=config.positions_per_context,
+            skip_bos=config.skip_bos,
+            seed=config.seed,
+        )
+        self.n_contexts = self.positions.n_contexts
         batch_bytes = config.batch_contexts * self.per_context * self.layout.record.itemsize
         self.contexts_per_task = config.batch_contexts * max(1, TASK_BYTES // batch_bytes)
         self.n_tasks = -(-self.n_contexts // self.contexts_per_task)
@@ -116,14 +112,7 @@ class Plan:
 
     def rows(self, task: int) -> range:
         """Of the harvest, which the writer permutes; the last context may give fewer than it has."""
-        contexts = self.contexts(task)
-        return range(contexts.start * self.per_context, min(contexts.stop * self.per_context, self.config.n_rows))
-
-    def positions(self, start: int, n_contexts: int, context_length: int) -> np.ndarray:
-        """[n_contexts, per_context] sorted positions; those of one context depend on the seed and its index alone."""
-        span = context_length - self.first_position
-        chosen = subsets(self.config.seed, "positions of a context", start, n_contexts, self.per_context, span)
-        return chosen + self.first_position
+        return self.positions.rows(self.contexts(task))
 
     @property
     def peak_bytes(self) -> int:
@@ -281,12 +270,14 @@ def take(source: Frozen, plan: Plan, start: int, batch: Contexts) -> Taken:
 
     Raises `NumericsError` for one that is not finite in the store's type, unless such are dropped."""
     tokens = to_tensor(batch.tokens, source.device)
-    positions = plan.positions(start, *tokens.shape)
+    positions, taken = plan.positions.choose(start, batch)
     exact = source.activations_at(tokens, torch.from_numpy(positions).to(tokens.device)).flatten(0, 1).float()
-    finite = (exact.abs().amax(1) <= plan.layout.most).cpu().numpy()  # False for NaN too
     origin = np.stack([np.repeat(np.arange(start, start + len(tokens)), plan.per_context), positions.ravel()], axis=1)
+    if taken is not None:
+        exact, origin = exact[torch.from_numpy(taken.ravel()).to(exact.device)], origin[taken.ravel()]
+    finite = (exact.abs().amax(1) <= plan.layout.most).cpu().numpy()  # False for NaN too
     if not finite.all() and plan.config.nonfinite == "stop":
-        _refuse(exact, origin, batch, plan)
+        _refuse(exact, origin, start, batch, plan)
     return Taken(exact.to(getattr(torch, plan.layout.dtype)), origin.astype(np.uint32), finite)
 
 
@@ -302,14 +293,14 @@ def _batches(split: Split, contexts: range, plan: Plan) -> Iterator[tuple[int, C
     for first in range(contexts.start, contexts.stop, plan.contexts_per_task):
         block = split[first : min(first + plan.contexts_per_task, contexts.stop)]
         for start in range(0, len(block.tokens), plan.config.batch_contexts):
-            yield first + start, Contexts(*(part[start : start + plan.config.batch_contexts] for part in block))
+            yield first + start, block.part(slice(start, start + plan.config.batch_contexts))
 
 
-def _refuse(taken: Tensor, origin: np.ndarray, batch: Contexts, plan: Plan) -> None:
+def _refuse(taken: Tensor, origin: np.ndarray, start: int, batch: Contexts, plan: Plan) -> None:
     bad = ~(taken.abs() <= plan.layout.most).cpu().numpy()
     row, neuron = np.argwhere(bad)[0]
     context, position = origin[row]
-    document = batch.document[row // plan.per_context, position]
+    document = batch.document[context - start, position]
     raise NumericsError(
         f"activation {taken[row, neuron]} of neuron {neuron} at train context {context}, position {position} (document "
         f"{document}) is not finite in {plan.layout.dtype}; the transformer is broken, or its activations exceed "

@@ -1,18 +1,22 @@
 """Finding and loading what a run left on disk: `sae.load("A/1")`, and the artefacts beside a dictionary."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sae import artefact
-from sae.dictionary.base import Dictionary, to_device
-from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
+from sae.device import to_device
+from sae.dictionary.base import Dictionary
+from sae.dictionary.disk import dictionary_path, read_dictionary, refuse_foreign, write_dictionary
 from sae.errors import ConfigError, StoreError
 from sae.features.feature import Feature
 from sae.features.side_by_side import Side
 from sae.features.table import FeatureTable
+from sae.paths import given
 from sae.provenance import Run
+from sae.reports import REPORTS
 from sae.source.site import ActivationSource
 
 
@@ -45,8 +49,13 @@ class Place:
         return self.transformer.parent.parent / "tokens"
 
     @property
+    def root(self) -> Path:
+        """Of the project: what paths in records are relative to."""
+        return self.tokens.parent.parent
+
+    @property
     def all_reports(self) -> Path:
-        return self.tokens.parent.parent / "reports"
+        return self.root / REPORTS
 
     @property
     def reports(self) -> Path:
@@ -55,17 +64,46 @@ class Place:
         return own if own.is_dir() else self.all_reports
 
 
+class Lookup:
+    """Looks features up in the table beside a dictionary, which is opened when first asked.
+
+    A copy, also in another process, opens it anew."""
+
+    def __init__(self, place: Place):
+        self.place = place
+        self._table: FeatureTable | None = None
+
+    def __call__(self, index: int) -> Feature:
+        if self._table is None:
+            self._table = open_table(self.place)
+        return self._table.feature(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"place": self.place, "_table": None}
+
+
 def locate(name: str | Path, root: str | Path = "data") -> Place:
     """The dictionary named as in the paper (`A/1` under `root`), or by the path of its folder. Raises `StoreError`."""
     return Place(dictionary=dictionary_path(name, root).resolve())
 
 
-def split_id(id: str) -> tuple[str, int]:
-    """A dictionary's name or path, and the number of one of its features. Raises `ConfigError` for an id that has none."""
+def split_id(id: str, root: str | Path = "data") -> tuple[str, int]:
+    """A dictionary's name or path, and the number of one of its features. Raises `ConfigError` for an id that has none, also
+    where it ends in a number that is part of the dictionary's name under `root`, as in A/1."""
     name, _, index = id.rstrip("/").rpartition("/")
-    if not name or not index.isdecimal():
-        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as A/1/3450")
+    if not name or not index.isdecimal() or (is_dictionary(id, root) and not is_dictionary(name, root)):
+        whole = id.rstrip("/") if is_dictionary(id, root) else "A/1"
+        raise ConfigError(f"'{id}' names no feature; write a dictionary and a number, such as {whole}/3450")
     return name, int(index)
+
+
+def is_dictionary(name: str, root: str | Path) -> bool:
+    """Whether there is one of that name."""
+    try:
+        dictionary_path(name, root)
+    except StoreError:
+        return False
+    return True
 
 
 def made_from(tokens: Path, names: Iterable[str]) -> tuple[Path, ...]:
@@ -83,22 +121,21 @@ def load(name: str | Path, root: str | Path = "data") -> Dictionary:
     place = locate(name, root)
     dictionary = read_dictionary(place.dictionary)
     if place.features.is_dir():
-        table = cache(lambda: open_table(place))
-
-        def describe(index: int) -> Feature:
-            return table().feature(index)
-
-        dictionary.describe = describe
+        dictionary.describe = Lookup(place)
     return dictionary
 
 
 def save(dictionary: Dictionary, path: str | Path) -> None:
-    """Write a dictionary to the folder `path`, all or nothing; `load(path)` reads it back, its `run` too. What was there is
-    replaced.
+    """Write a dictionary to the folder `path`, all or nothing; `load(path)` reads it back, its `run` too.
 
-    Raises `DiskError` where the disk is full, `LockedError` where another process writes there."""
-    with artefact.writing(path, dictionary.run or Run(kind="dictionary")) as draft:
+    The folder is new, empty, or a dictionary, which is replaced; where it is a link, what it leads to is. Raises
+    `StoreError` where anything else is in it, `DiskError` where the disk is full, `LockedError` where another process
+    writes there."""
+    folder = Path(os.path.realpath(given(path)))
+    refuse_foreign(folder)
+    with artefact.writing(folder, dictionary.run or Run(kind="dictionary")) as draft:
         write_dictionary(dictionary, draft.path)
+        refuse_foreign(folder)  # once more, now that no other process writes there
 
 
 def open_sides(first: str, second: str, root: str | Path = "data", device: str = "auto") -> tuple[Side, Side]:

@@ -10,6 +10,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_REDRAWS = 0.5
+"""In a notebook, where one line is written over and over."""
+
+
+def in_notebook() -> bool:
+    """Whether this is the kernel of a notebook, which shows what is written to stderr, and is no terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def is_watched() -> bool:
+    """Whether somebody presumably looks on."""
+    return sys.stderr.isatty() or in_notebook()
 
 
 class ProgressBar:
@@ -19,6 +33,9 @@ class ProgressBar:
         self.label, self.total, self.done = label, total, 0
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
+        self._notebook = in_notebook()
+        if self._notebook:
+            return
         if sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, TextColumn("{task.fields[note]}"))
@@ -30,10 +47,15 @@ class ProgressBar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        took = time.monotonic() - self._start
+        whole = error is None and self.done >= self.total
+        told = f"{self.label}: done in {took:.0f} s" if whole else f"{self.label}: stopped at {self.done:,} of {self.total:,}"
         if self._bar:
             self._bar.stop()
-        elif error is None and time.monotonic() - self._start > SECONDS_BETWEEN_LINES:
-            print(f"{self.label}: done in {time.monotonic() - self._start:.0f} s", file=sys.stderr, flush=True)
+        elif self._notebook:
+            print(f"\r{told:<100}", file=sys.stderr, flush=True)
+        elif took > SECONDS_BETWEEN_LINES:
+            print(told, file=sys.stderr, flush=True)
 
     def advance(self, n: int, note: str = "") -> None:
         """`n` more of `total` are done; `note` stands beside the bar."""
@@ -42,11 +64,13 @@ class ProgressBar:
             self._bar.update(self._task, advance=n, note=note)
             return
         now = time.monotonic()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES and self.done:
+        pause = SECONDS_BETWEEN_REDRAWS if self._notebook else SECONDS_BETWEEN_LINES
+        if now - self._last_line >= pause and self.done:
             self._last_line = now
             left = (now - self._start) / self.done * (self.total - self.done)
             percent = 100 * self.done / max(self.total, 1)
-            print(f"{self.label}: {percent:.0f} %, {left:.0f} s left  {note}", file=sys.stderr, flush=True)
+            line = f"{self.label}: {percent:.0f} %, {left:.0f} s left  {note}"
+            print(f"\r{line:<100}" if self._notebook else line, end="" if self._notebook else "\n", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:

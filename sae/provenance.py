@@ -6,6 +6,7 @@ Nothing in a `Run` depends on the clock or on chance, so two runs of the same pa
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from sae import __version__
 SCHEMA = 1
 """Version of run.json; raised when a reader of the old one would misunderstand the new one."""
 
-_PACKAGES = ("torch", "transformer_lens", "zarr", "tokenizers", "datasets", "numpy", "safetensors")
+_PACKAGES = ("torch", "transformer_lens", "zarr", "tokenizers", "datasets", "numpy", "numba", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Run:
     code: str = field(default_factory=lambda: code_revision())
     """git revision of the code, with `+` where the tree had changes; "unknown" outside a repository."""
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    processor: dict[str, str | int] = field(default_factory=lambda: processor())
+    """What computed, as far as the last bits of a sum depend on it (`processor`); empty where an earlier version wrote it."""
     device: str = "cpu"
     facts: dict[str, Any] = field(default_factory=dict)
     """What the stage found out and readers want without opening the data: counts, losses, sizes."""
@@ -59,6 +62,7 @@ class Run:
             whole, stated = _dump(fields), fields.pop("sha256")
             if whole != text or hashlib.sha256(_dump(fields).encode()).hexdigest() != stated:
                 raise ValueError("it is not what was written: its own sha256 differs")
+        fields.setdefault("processor", {})
         cls(**fields)  # refuses unknown keys, which the adapter would drop
         return TypeAdapter(cls).validate_python(fields)
 
@@ -76,6 +80,42 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def processor() -> dict[str, str | int]:
+    """What torch and numba make of this machine's processor, and torch's threads: on another one the order of a sum is another,
+    and so are its last bits."""
+    import torch  # these two take seconds and a tenth, and to read a record needs neither
+    from llvmlite import binding
+
+    target = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    return {
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        "numba": f"{target} with {features}" if features else target,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def changed(before: Run, now: Run) -> list[str]:
+    """What is another in `now` of all that decides the last bits, in words: processor, threads, device, versions, code."""
+    old = {**{f"processor ({key})": value for key, value in before.processor.items()}, **before.versions}
+    new = {**{f"processor ({key})": value for key, value in now.processor.items()}, **now.versions}
+    pairs = [(name, value, new.get(name, "unknown")) for name, value in old.items()]
+    pairs += [("device", before.device, now.device), ("code", before.code, now.code)]
+    return [f"{name} {was}, now {is_now}" for name, was, is_now in pairs if was != is_now]
+
+
+def elsewhere(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Where work that was begun on the processor `before` goes on on `now`: what that means, in a line; "" where they are the
+    same, or an earlier version recorded none. Threads are no matter: who goes on takes as many."""
+    others = [f"{key} {before[key]}, now {now[key]}" for key in ("torch", "numba") if key in before and before[key] != now[key]]
+    if not others:
+        return ""
+    return (
+        f"it was begun on another processor ({'; '.join(others)}): the last bits of what is still to be computed differ from "
+        "there, so the result is neither machine's; for the bits of one machine start afresh"
+    )
 
 
 def code_revision() -> str:

@@ -5,6 +5,7 @@ The permutation turned round tells which rows lie in a shard, so which contexts 
 not asked. A batch of the forward pass is run whole, as it was, since its rows' bits may depend on its size.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,10 +17,10 @@ import numpy as np
 import torch
 
 from sae import artefact
-from sae.errors import StoreError
+from sae.errors import StoreError, disk_told
 from sae.harvest import HarvestConfig, Plan, harvested, on_threads
 from sae.progress import track
-from sae.provenance import Run, sha256_file, versions
+from sae.provenance import Run, changed, sha256_file
 from sae.source.site import ActivationSource, Frozen
 from sae.storage import arrays, claim, upkeep
 from sae.storage.layout import FIELDS, ZARR, create_arrays, layout_of, shard_files
@@ -50,7 +51,7 @@ def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | 
     place."""
     refuse_url(path)
     path = upkeep.named(path)
-    with artefact.full_disk_told(path), claim.claimed(path, None):
+    with disk_told(f"repairing {path}"), claim.claimed(path, None):
         run = artefact.read_run(path, "activations")
         linked = Linked.of(path, run)
         if linked:
@@ -78,7 +79,7 @@ def _repair(
     of_shards = {file: shard for shard in range(plan.layout.n_shards) for file in shard_files(shard)}
     for name in damaged:
         if name not in of_shards:
-            _put_back(path, run, work, name)
+            _put_back(path, run, work, name, source.device)
     shards = sorted({of_shards[name] for name in damaged if name in of_shards})
     n_contexts, frozen = 0, source.frozen()
     for start in range(0, len(shards), SHARDS_AT_ONCE):
@@ -89,7 +90,7 @@ def _repair(
             for (array, field), name in zip(FIELDS, shard_files(shard), strict=True):
                 arrays.get_array(group, array)[plan.layout.shard(shard)] = records[shard][field]
                 if name in damaged:
-                    _put_back(path, run, work, name)
+                    _put_back(path, run, work, name, source.device)
     return n_contexts
 
 
@@ -106,19 +107,20 @@ def _plan(path: Path, run: Run, split: Split, bos: int | None, d_mlp: int) -> Pl
 
 def _harvest(path: Path, shards: Sequence[int], plan: Plan, source: Frozen, split: Split) -> tuple[dict[int, np.ndarray], int]:
     """The records of the shards, and how many contexts they took."""
-    layout, per_batch = plan.layout, plan.config.batch_contexts * plan.per_context
+    layout, batch_contexts = plan.layout, plan.config.batch_contexts
     place = Permutation(layout.n_rows, plan.config.seed)
     rows = [layout.shard(shard) for shard in shards]
     records = {shard: np.empty(row.stop - row.start, layout.record) for shard, row in zip(shards, rows, strict=True)}
-    batches = np.unique(np.concatenate([place.inverse(np.arange(row.start, row.stop)) // per_batch for row in rows]))
+    numbers = [place.inverse(np.arange(row.start, row.stop)) for row in rows]
+    batches = np.unique(plan.positions.context_of(np.concatenate(numbers)) // batch_contexts)
     n_contexts = 0
     for batch in track(batches, "repair", len(batches)):
-        first = int(batch) * plan.config.batch_contexts
-        contexts = range(first, min(first + plan.config.batch_contexts, plan.n_contexts))
+        first = int(batch) * batch_contexts
+        contexts = range(first, min(first + batch_contexts, plan.n_contexts))
         n_contexts += len(contexts)
         (found,) = harvested(source, split, plan, contexts)
-        numbers = first * plan.per_context + np.arange(len(found.values))
-        places = place(numbers[numbers < layout.n_rows])
+        here = plan.positions.rows(contexts)
+        places = place(np.arange(here.start, here.stop))
         for shard, row in zip(shards, rows, strict=True):
             mine = np.flatnonzero((places >= row.start) & (places < row.stop))
             if not found.finite[mine].all():
@@ -132,15 +134,25 @@ def _harvest(path: Path, shards: Sequence[int], plan: Plan, source: Frozen, spli
     return records, n_contexts
 
 
-def _put_back(path: Path, run: Run, work: Path, name: str) -> None:
+def _blamed(run: Run, device: str) -> str:
+    """Why the bits are others: what has changed of all that the store's record names. A commit alone changes no bit in most
+    cases, so the code is blamed last."""
+    now = Run(kind=run.kind, device=device)
+    other = changed(run, dataclasses.replace(now, code=run.code))
+    if "begun_on" in run.facts:
+        other.append(f"it was begun on another processor than it ended on ({run.facts['begun_on']})")
+    if other:
+        return f"What has changed since: {'; '.join(other)}"
+    code = "" if run.code == now.code else f", or what it runs (code {run.code}, now {now.code})"
+    return f"Processor, threads, device and versions are what they were, so its transformer or its tokens are others{code}"
+
+
+def _put_back(path: Path, run: Run, work: Path, name: str, device: str) -> None:
     made, expected = sha256_file(work / name), run.files[name]
     if made != expected:
-        now = versions()
-        other = [f"{key} {value}, now {now.get(key)}" for key, value in run.versions.items() if now.get(key) != value]
         raise StoreError(
-            f"{path / name} cannot be repaired: what was made for it has sha256 {made}, committed was {expected}. Its "
-            f"transformer, tokens, versions or device ({run.device}) are others than they were"
-            f"{' (' + '; '.join(other) + ')' if other else ''}; harvest again"
+            f"{path / name} cannot be repaired: what was made for it has sha256 {made}, committed was {expected}. "
+            f"{_blamed(run, device)}; harvest again"
         )
     (path / name).parent.mkdir(parents=True, exist_ok=True)
     artefact.sync(work / name)

@@ -12,7 +12,7 @@ vocab      the tokenizer's ids
 The aliases are checked under pytest only (`--jaxtyping-packages=sae,beartype.beartype`); at run time they cost nothing.
 """
 
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from numpy import ndarray
 from torch import Tensor
 
@@ -37,5 +37,7 @@ TokenArray = Integer[ndarray, "context position"]
 """Token ids as they lie on disk (uint16 or uint32)."""
 DocumentArray = Integer[ndarray, "context position"]
 KindArray = Integer[ndarray, "context position"]
+Counts = Bool[ndarray, "_ _"]
+"""Of positions [context, position] or of predictions [context, position - 1]."""
 RowOrigins = Integer[ndarray, "row 2"]
 """(context, position) of each row."""

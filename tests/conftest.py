@@ -3,10 +3,14 @@
 import os
 
 import jaxtyping
+import pytest
+
+from tests.support import alone, nudged
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers with two threads each wait for one another on two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("WANDB_MODE", "offline")
+for _name in ("MODE", "PROJECT", "ENTITY", "DIR", "DISABLED"):  # obeyed before what a test says
+    os.environ.pop(f"WANDB_{_name}", None)
 os.environ.setdefault("WANDB_SILENT", "true")
 
 
@@ -22,6 +26,30 @@ def _outer_only(decorate):
 
 
 jaxtyping.jaxtyped = _outer_only(jaxtyping.jaxtyped)  # the import hook looks it up by this name
+
+
+if os.environ.get(nudged.VARIABLE):
+    nudged.install()
+
+
+def pytest_report_header(config):
+    return f"processor: {_processor()}"
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus):
+    if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        terminalreporter.write_line(f"on: {_processor()}")
+
+
+def _processor():
+    from sae.processor import describe  # not before jaxtyping's hook is there to check it
+
+    return describe() + ("; products nudged by a unit in the last place" if os.environ.get(nudged.VARIABLE) else "")
+
+
+def pytest_runtest_protocol(item, nextitem):
+    """A test that is marked `alone` is run in a fresh process, with all of its file that are asked for."""
+    return alone.protocol(item) if item.get_closest_marker("alone") and not os.environ.get(alone.VARIABLE) else None
 
 
 LONGEST = ("test_pipeline.py", "test_kill.py", "test_mirror.py", "test_kills.py", "test_damage.py", "test_resume.py")

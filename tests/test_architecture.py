@@ -1,18 +1,21 @@
 """The design, as a test: who may import whom, one door a heavy package, and what each DVC stage depends on."""
 
 import ast
+import fnmatch
+import re
 
 import pytest
 import yaml
 
+from pipelines.common import sections
 from tests.import_graph import PIPELINES, ROOT, bodies, code_of, imports, modules, stage_code
 
 # A unit imports from lines above its own; siblings on a line are independent. Units are folders, or files at the top.
 LAYERS = [
-    ["errors", "shapes"],
-    ["chance", "provenance", "progress", "tensors"],
+    ["errors", "shapes", "exchange", "shown"],
+    ["chance", "device", "machine_code", "paths", "processor", "provenance", "progress", "tensors", "ties"],
     ["config", "artefact", "accumulate"],
-    ["metrics", "dictionary", "storage"],
+    ["metrics", "dictionary", "reports", "storage"],
     ["kernels", "source"],
     ["training"],
     ["harvest", "features"],
@@ -35,9 +38,11 @@ DOORS = {
             f"sae.kernels.native_{name}"
             for name in ("ablation", "bytes", "effects", "features", "lists", "partners", "products", "rows")
         ),
+        "sae.machine_code",
+        "sae.processor",
         "sae.storage.native_gather",
     },
-    "llvmlite": {"sae.kernels.instructions", "sae.storage.native_gather"},
+    "llvmlite": {"sae.kernels.instructions", "sae.processor", "sae.provenance", "sae.storage.native_gather"},
     "numcodecs": {"sae.storage.packed", "sae.storage.shards"},
     "scipy": {"sae.metrics.matching"},
     "wandb": {"sae.training.mirror"},
@@ -99,6 +104,21 @@ def test_dvc_stages_name_exactly_the_code_they_run(path):
         assert code_of(stage["deps"], path.parent) == stage_code(stage), f"stage {name}: run `make deps`"
 
 
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_new_stage_or_dictionary_re_runs_only_what_needs_it(path):
+    """What comes before any dictionary depends on no code of one, and nothing on the list of sections."""
+    stages = bodies(yaml.safe_load(path.read_text()))
+    for name in ("corpus", "tokens", "transformer", "harvest"):
+        assert not [code for code in code_of(stages[name]["deps"], path.parent) if code.startswith("sae/dictionary/")], name
+    assert not [name for name, stage in stages.items() if any("sections.txt" in dep for dep in stage["deps"])]
+
+
+def test_every_section_that_a_stage_reads_is_known():
+    read = {name for path in (ROOT / "pipelines").glob("*.py") for name in re.findall(r'section\("(\w+)"', path.read_text())}
+    assert read >= {"corpus", "judge"}
+    assert read <= set(sections())
+
+
 def test_the_full_pipeline_is_the_default_one_with_more_dictionaries():
     """Of what both have: the same sections of the same params.yaml, and the same things come out, at their own places."""
     plain, full = (bodies(yaml.safe_load(path.read_text())) for path in PIPELINES)
@@ -108,6 +128,22 @@ def test_the_full_pipeline_is_the_default_one_with_more_dictionaries():
         assert params == plain[name].get("params"), name
         kinds = [[str(out).split("/")[-1] for out in stage["outs"]] for stage in (plain[name], full[name])]
         assert kinds[0] == kinds[1], name
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_dvc_keeps_the_figures_of_every_report(path):
+    """Each list of figures lies in a folder that a stage writes and DVC caches, so that it knows those of other revisions."""
+    pipeline = yaml.safe_load(path.read_text())
+    outs = [
+        re.sub(r"\$\{[^}]*\}", "*", out) for stage in bodies(pipeline).values() for out in stage["outs"] if isinstance(out, str)
+    ]
+    for figures in pipeline["metrics"]:
+        folder = figures.rsplit("/", 1)[0]
+        assert any(fnmatch.fnmatch(folder, out) for out in outs), figures
+    stages = {name for name, stage in bodies(pipeline).items() if any("reports/" in str(out) for out in stage["outs"])} - {
+        "summary"
+    }
+    assert {figures.split("/")[-2] for figures in pipeline["metrics"]} == stages
 
 
 def test_functions_and_files_are_small():

@@ -1,6 +1,7 @@
 """An artefact is whole and committed, or not there: whoever kills the writer, and whatever fills up."""
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sae import artefact
+from sae import artefact, exchange
 from sae.artefact import digest, read_run, verify, write_text, writing
 from sae.errors import DiskError, LockedError, StoreError
 from sae.provenance import Run, sha256_file
@@ -154,9 +155,198 @@ def test_a_file_too_large_for_the_disk(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_another_error_of_the_system_is_no_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), writing(tmp_path / "a", RUN):
-        raise PermissionError(errno.EACCES, "no")
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.EIO, "the disk fails: see the system's log"),
+        (errno.EROFS, "can only be read"),
+        (errno.EACCES, "change the permissions"),
+        (errno.ENAMETOOLONG, "choose a shorter one"),
+        (errno.EMFILE, "raise `ulimit -n`"),
+        (errno.EISDIR, "see to it, and run again"),
+    ],
+)
+def test_what_else_the_system_refuses_is_told_with_what_to_do(tmp_path: Path, code: int, advice: str) -> None:
+    words = r"^input or output failed while writing .*a: \[Errno \d+\].*; "
+    with pytest.raises(DiskError, match=words) as caught, writing(tmp_path / "a", RUN):
+        raise OSError(code, os.strerror(code))
+    assert advice in str(caught.value)
+    assert caught.value.exit_code == 74
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(errno.ECONNREFUSED, "no"), TimeoutError("late")])
+def test_a_network_is_no_disk(tmp_path: Path, error: OSError) -> None:
+    with pytest.raises(type(error)), writing(tmp_path / "a", RUN):
+        raise error
+
+
+def test_names_that_no_file_system_takes(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 300)
+    for work in (lambda: write(path), lambda: write_text(path, "x"), lambda: read_run(path, "tokens")):
+        with pytest.raises(DiskError, match="a name is too long"):
+            work()
+
+
+def test_files_that_may_not_be_read_are_refused_and_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a")
+    run = read_run(tmp_path / "a", "tokens")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(artefact, "sha256_file", refused)
+    with pytest.raises(DiskError, match=r"while reading .*sub/data: .*change the permissions"):
+        verify(tmp_path / "a", run)
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(DiskError, match="while reading"):
+        read_run(tmp_path / "a", "tokens")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def refuses(path: str | Path | int) -> object:
+        if not isinstance(path, int) and Path(path).name == "sub":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(DiskError, match=r"Permission denied: .*sub"):
+        write(tmp_path / "a")
+    assert names(tmp_path) == set()
+
+
+def cannot_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "exchange", lambda one, other: False)
+
+
+def test_two_folders_change_places_in_one_step(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not exchange.exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this file system cannot")
+    assert names(tmp_path / "a") == {"b"}
+    assert names(tmp_path / "b") == {"a"}
+    with pytest.raises(FileNotFoundError):
+        exchange.exchange(tmp_path / "a", tmp_path / "c")
+
+
+def test_an_old_one_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before every rename, and after it, one stands."""
+    write(tmp_path / "a", "old")
+    replace = os.replace
+
+    def watched(source: object, target: object) -> None:
+        replace(source, target)  # type: ignore[arg-type]
+        assert (tmp_path / "a").is_dir()
+
+    monkeypatch.setattr(os, "replace", watched)
+    write(tmp_path / "a", "new")
+    assert (tmp_path / "a/sub/data").read_text() == "new"
+    assert names(tmp_path) == {"a"}
+
+
+@pytest.mark.parametrize("next_is", ["reader", "writer", "failing writer"])
+def test_where_two_renames_are_needed_what_was_put_aside_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, next_is: str
+) -> None:
+    cannot_exchange(monkeypatch)
+    write(tmp_path / "a", "old")
+    os.rename(tmp_path / "a", tmp_path / "a.old.partial")  # where a kill between the two leaves it
+    if next_is == "reader":
+        verify(tmp_path / "a", read_run(tmp_path / "a", "tokens"))
+    elif next_is == "writer":
+        with writing(tmp_path / "a", RUN):
+            assert (tmp_path / "a/sub/data").read_text() == "old"
+        return
+    else:
+        with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a", RUN):
+            raise KeyboardInterrupt
+    assert (tmp_path / "a/sub/data").read_text() == "old"
+    assert names(tmp_path) == {"a"}
+
+
+def test_a_disk_that_fills_up_between_two_renames_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cannot_exchange(monkeypatch)
+    write(tmp_path / "a", "old")
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(source).name == "a.partial":
+            raise OSError(errno.ENOSPC, "full")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(DiskError):
+            write(tmp_path / "a", "new")
+    assert (tmp_path / "a/sub/data").read_text() == "old"
+    assert names(tmp_path) == {"a"}
+
+
+def test_what_is_half_removed_never_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(artefact.shutil, "rmtree", lambda path, **given: None)
+        artefact.discard(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "a.old.partial")
+    with pytest.raises(StoreError, match="no tokens at"):
+        read_run(tmp_path / "a", "tokens")
+
+
+def test_a_reader_waits_for_a_writer_between_two_renames(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    os.rename(tmp_path / "a", tmp_path / "a.old.partial")
+    with artefact.locked(artefact.lock_of(tmp_path / "a"), "a is being written"):
+        writer = threading.Timer(0.1, os.rename, (tmp_path / "a.old.partial", tmp_path / "a"))
+        writer.start()
+        assert read_run(tmp_path / "a", "tokens").kind == "tokens"
+        writer.join()
+
+
+@pytest.mark.parametrize("system", ["exchanges", "does not"])
+def test_readers_beside_a_writer_find_the_old_one_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    if system == "does not":
+        cannot_exchange(monkeypatch)
+    write(tmp_path / "a", "0")
+    done = threading.Event()
+
+    def keep_writing() -> None:
+        for i in range(1, 60):
+            write(tmp_path / "a", str(i))
+        done.set()
+
+    def read() -> tuple[str, str]:
+        run = read_run(tmp_path / "a", "tokens")
+        verify(tmp_path / "a", run)
+        return run.files["sub/data"], (tmp_path / "a/sub/data").read_text()
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    n_read = 0
+    while not done.is_set() or n_read < 5:
+        stated, text = artefact.steadily(tmp_path / "a", read)
+        assert stated == hashlib.sha256(text.encode()).hexdigest()
+        n_read += 1
+    writer.join()
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    """A folder of a larger disk, say, that need not be there yet."""
+    large, link = tmp_path / "large", tmp_path / "a"
+    large.mkdir()
+    link.symlink_to(large / "b")
+    for content in ("old", "new"):
+        write(link, content)
+        assert link.is_symlink()
+        assert (large / "b/sub/data").read_text() == content
+        assert names(large) == {"b"}
+    assert names(tmp_path) == {"large", "a"}
+    os.rename(large / "b", large / "b.old.partial")
+    assert read_run(link, "tokens").kind == "tokens"
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])

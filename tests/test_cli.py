@@ -12,9 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 import sae
+from sae import artefact
 from sae.cli.main import app
-from sae.features.feature import printable
 from sae.provenance import Run
+from sae.reports import write_figures
+from sae.shown import printable
 from sae.storage.tokens import TokenStore
 from tests.web import toy_project
 
@@ -55,12 +57,25 @@ def test_info_says_what_it_is_and_how_good(run, made):
 
 def test_info_gives_no_figures_of_another_dictionary(run, made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
-    (tmp_path / "copy/reports/evaluate/run.json").write_text(
-        (made / "reports/evaluate/run.json").read_text().replace('"dictionary": "', '"dictionary": "0')
-    )
+    parents = {"data/A/1/dictionary": "0" * 64}
+    with artefact.writing(tmp_path / "copy/reports/evaluate", Run(kind="evaluation", parents=parents)) as draft:
+        write_figures(draft.path, "metrics", toy_project.METRICS)
     done = run("info", "A/1", "--root", str(tmp_path / "copy/data"))
     assert "16.9" not in done.output
+    assert "not shown, they are another's" in done.output
     assert "dvc repro evaluate" in done.output
+
+
+def test_info_gives_no_figures_of_other_tokens(run, made, tmp_path):
+    """The dictionary is the same, the text that it was measured on is another now."""
+    shutil.copytree(made, tmp_path / "copy")
+    digest = artefact.digest(made / "data/A/1/dictionary")
+    parents = {"data/A/1/dictionary": digest, "data/tokens": "0" * 64, "data/removed": "1" * 64}
+    with artefact.writing(tmp_path / "copy/reports/evaluate", Run(kind="evaluation", parents=parents)) as draft:
+        write_figures(draft.path, "metrics", toy_project.METRICS)
+    done = run("info", "A/1", "--root", str(tmp_path / "copy/data"))
+    assert "16.9" not in done.output
+    assert "made from another data/tokens than the one there now" in done.output
 
 
 def test_features_prints_for_each_token_what_fires(run, made):
@@ -142,7 +157,7 @@ def test_browse_prints_the_page_and_opens_it_unless_told_not_to(run, made, monke
         (["info", "B/1"], 65, "there are: A/1"),
         (["info", "../../etc"], 65, "no dictionary"),
         (["feature", "A/1/24"], 78, "no feature 24"),
-        (["feature", "A/1"], 65, "no dictionary 'A'"),
+        (["feature", "A/1"], 78, "'A/1' names no feature; write a dictionary and a number, such as A/1/3450"),
         (["feature", "3450"], 78, "names no feature"),
         (["feature", "A/1/x"], 78, "names no feature"),
         (["features", "A/1", "--text", ""], 78, "the text is empty"),
@@ -150,7 +165,7 @@ def test_browse_prints_the_page_and_opens_it_unless_told_not_to(run, made, monke
         (["features", "A/1", "--text", "x", "--device", "tpu9"], 78, "device 'tpu9'"),
         (["steer", "A/1/24"], 78, "no feature 24"),
         (["steer", "A/1/24", "--value", "1"], 78, "no feature 24"),
-        (["steer", "A/1"], 65, "no dictionary 'A'"),
+        (["steer", "A/1"], 78, "'A/1' names no feature; write a dictionary and a number, such as A/1/3450"),
         (["steer", "A/1/5", "--text", ""], 78, "the text is empty"),
         (["steer", "A/1/5", "--without", "--value", "1"], 78, "--without holds the feature at 0"),
     ],

@@ -1,11 +1,16 @@
 """`make full` at a tiny size, under DVC: two transformers and a control, dictionaries on rows of their own, what they share."""
 
+import configparser
 import json
+import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 from typer.testing import CliRunner
 
 from sae import load
@@ -58,7 +63,8 @@ def test_all_of_it_is_there_and_each_has_its_own_rows(finished):
             continue
         assert len(FeatureTable.open(run / "features")) == width
         assert (run / "browser/index.html").is_file()
-        assert json.loads((finished / "full/reports" / name / "metrics.json").read_text())["features"]["n_units"] == width
+        metrics = json.loads((finished / "full/reports" / name / "evaluate/metrics.json").read_text())
+        assert metrics["features"]["n_units"] == width
     assert len(rows) == 5
     assert load("S/0", root=finished / "full/data").run.params["n_steps"] == 30
     losses = {json.loads((finished / f"full/data/{letter}/transformer/run.json").read_text())["seed"] for letter in "AB"}
@@ -68,7 +74,7 @@ def test_all_of_it_is_there_and_each_has_its_own_rows(finished):
 @pytest.mark.slow
 def test_universality_is_reported_and_the_command_says_the_same(finished):
     reports = finished / "full/reports"
-    found = json.loads((reports / "universality.json").read_text())
+    found = json.loads((reports / "universality/universality.json").read_text())
     assert found.keys() == {"A/1 B/1", "A/0 A/1", "A/1 A/2"}
     across = found["A/1 B/1"]["medians"]
     assert across["features, best"]["median"] > across["features, best, shuffled tokens"]["median"]  # of so little, no more
@@ -89,10 +95,10 @@ def test_the_control_stands_beside(finished):
         assert torch.equal(weight.flatten().sort().values, other.flatten().sort().values), name
     assert any(not torch.equal(weight, other) for (_, weight), (_, other) in zip(weights(mine), weights(shuffled), strict=True))
     reports = finished / "full/reports"
-    found = json.loads((reports / "A-1/interpret.json").read_text())["populations"]
+    found = json.loads((reports / "A-1/interpret/interpret.json").read_text())["populations"]
     assert found.keys() == {"A/1", "A/neurons", "A/0", "S/0", "S/neurons"}
     assert found["A/1"]["sampled"]
-    arabic = json.loads((reports / "controls.json").read_text())["arabic"]
+    arabic = json.loads((reports / "controls/controls.json").read_text())["arabic"]
     assert arabic.keys() == {"A/0", "A/1", "A/2", "B/1", "S/0", "A/neurons", "B/neurons", "S/neurons"}
 
 
@@ -102,9 +108,35 @@ def weights(source):
 
 @pytest.mark.slow
 def test_a_second_run_does_nothing_and_the_default_pipeline_is_not_touched(finished):
-    assert "Running stage" not in dvc(finished / "full", "repro")
+    ran = re.findall("Running stage '(.*)'", dvc(finished / "full", "repro"))
+    assert ran == ["inputs", "other"], "the two that look whether an input was changed"
     assert not (finished / "data").exists()
     above = dvc(finished, "stage", "list", "--name-only").split()
     assert set(above) == yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].keys()
     assert "--params" not in dvc(finished, "repro", "corpus")
     assert (finished / "data/corpus").exists()
+
+
+def test_the_repository_above_sees_nothing_of_this_folder() -> None:
+    configs = []
+    for folder in (ROOT, ROOT / "full"):
+        config = configparser.ConfigParser()
+        config.read(folder / ".dvc/config")
+        configs.append({name: dict(config[name]) for name in config.sections()})
+    assert (ROOT / "full/.dvc" / configs[1]["cache"].pop("dir")).resolve() == ROOT / ".dvc/cache"
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.slow
+def test_what_dvc_finds_in_each_of_the_two_repositories(tmp_path: Path) -> None:
+    for folder in ("", "full"):
+        shutil.copytree(ROOT / folder / ".dvc", tmp_path / folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+        for name in ("dvc.yaml", "params.yaml"):
+            shutil.copy(ROOT / folder / name, tmp_path / folder / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    outs = {}
+    for folder in ("", "full"):
+        with Repo(str(tmp_path / folder)) as repo:
+            outs[folder] = {Path(out.fs_path).relative_to(tmp_path).parts[0] for out in repo.index.outs}
+    assert outs == {"": {"data", "reports", "logs"} & outs[""], "full": {"full"}}
+    assert "data" in outs[""]

@@ -1,5 +1,6 @@
 """`sae store info | verify | repair`: a damaged file is named, and mended from few contexts, or refused; never made up."""
 
+import dataclasses
 import re
 import sys
 import types
@@ -115,8 +116,9 @@ def test_another_transformer_is_refused_and_changes_nothing(made):
     tokens, path = made
     flip(path / ZARR / "activations/c/3/0")
     before = bytes_of(path)
-    with pytest.raises(StoreError, match=r"c/3/0 cannot be repaired: what was made for it has sha256"):
+    with pytest.raises(StoreError, match=r"c/3/0 cannot be repaired: what was made for it has sha256") as caught:
         mend(tokens, path, ToySource(seed=1))
+    assert "so its transformer or its tokens are others" in str(caught.value)
     assert bytes_of(path) == before
 
 
@@ -210,3 +212,21 @@ def test_info_of_an_unfinished_store(made, command, monkeypatch, tmp_path, joine
         assert re.search(r"harvested +3 of 6 tasks \(50 %\)", done.output), done.output
         assert re.search(r"written +0 of 7 shards", done.output)
     assert command("verify", tmp_path / "acts").exit_code == 65
+
+
+def test_it_blames_what_really_changed(made, monkeypatch):
+    """Of a store whose record names another processor and another numba than are here."""
+    tokens, path = made
+    monkeypatch.setattr("sae.repair.artefact.read_run", elsewhere_made(artefact.read_run))
+    flip(path / ZARR / "activations/c/3/0")
+    with pytest.raises(StoreError, match=r"processor \(torch\) AVX7, now .*; numba 0\.1, now ") as caught:
+        mend(tokens, path, ToySource(seed=1))
+    assert "transformer" not in str(caught.value)
+
+
+def elsewhere_made(read_run):
+    def read(*args, **named):
+        run = read_run(*args, **named)
+        return dataclasses.replace(run, processor={**run.processor, "torch": "AVX7"}, versions={**run.versions, "numba": "0.1"})
+
+    return read

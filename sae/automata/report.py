@@ -13,7 +13,7 @@ from sae.automata.edges import Automata, AutomataConfig
 from sae.automata.motifs import Motif, Motifs, motifs, strength_of
 from sae.automata.snake_case import snake_case
 from sae.chance import generator
-from sae.features.feature import printable
+from sae.shown import printable
 
 N_REWIRED = 10
 """Graphs with the same number of edges into and out of every feature, over which the motifs' control is averaged."""

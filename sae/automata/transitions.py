@@ -59,14 +59,15 @@ class Steps:
 
 
 def steps_of(text: Text, firings: Firings, chance: np.random.Generator) -> Steps:
-    """All steps of the text. Raises `CorpusError` where contexts hold fewer than two positions that count."""
+    """All steps of the text. Raises `CorpusError` where contexts hold fewer than two positions that count, or where other ones
+    count in some contexts than in others."""
     n_contexts, length = text.kept.shape
-    skipped = int(length - text.kept[0].sum())  # BOS, at position 0
-    per = length - skipped - 1
+    begin, end = _counted(text)
+    per = end - begin - 1
     if per < 1:
         raise CorpusError(f"contexts of {length} tokens hold no two neighbours that count; raise tokens.context_length")
-    first = _part(firings, length, skipped, length - 2, skipped)
-    second = _part(firings, length, skipped + 1, length - 1, skipped + 1)
+    first = _part(firings, length, begin, end - 2, begin)
+    second = _part(firings, length, begin + 1, end - 1, begin + 1)
     order = chance.random((n_contexts, per)).argsort(1) + np.arange(n_contexts)[:, None] * per
     shuffled = replace(second, token=order.ravel()[second.token].astype(np.int32))
     counts = [_by_context(part, per) for part in (first, second)]
@@ -81,6 +82,19 @@ def steps_of(text: Text, firings: Firings, chance: np.random.Generator) -> Steps
         _by_context=(counts[0], by_token(counts[1], n_contexts)),
         _spread=(spread[0], by_token(spread[1], n_contexts)),
     )
+
+
+def _counted(text: Text) -> tuple[int, int]:
+    """From which position to before which one every context counts."""
+    counts = text.kept[0]
+    begin = int(counts.argmax())
+    end = begin + int(counts.sum())
+    if not counts[begin:end].all() or (text.kept != counts).any():
+        raise CorpusError(
+            "automata compare the order of a context's tokens with chance, for which the same run of positions must count in "
+            "every context; here tokens.pad or tokens.predicted_mask makes them differ"
+        )
+    return begin, end
 
 
 def _part(firings: Firings, length: int, lowest: int, highest: int, shift: int) -> Firings:

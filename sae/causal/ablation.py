@@ -26,7 +26,7 @@ class AblationStudy(NamedTuple):
     control: int
     """Another feature, of like density."""
     n_predicted: int
-    """Predicted tokens of all contexts read."""
+    """Predicted tokens that count, of all contexts read."""
     n_active: int
     """Those at whose prediction the feature fires; BOS predicts with no feature."""
     change: float
@@ -64,7 +64,7 @@ def ablation_study(
     limit, n_predicted, found = n_contexts(split, n_tokens), 0, []
     for batch in batches(source, split, limit, label="ablation", contexts_per_batch=contexts_per_batch, skip_bos=True):
         active = (dictionary.encode_only(source.activations(batch.tokens), both) > 0) & batch.keep[..., None]
-        n_predicted += batch.tokens[:, 1:].numel()
+        n_predicted += int(batch.predicted.sum())
         fires = active.flatten(1).any(1)
         tokens, keep, active = batch.tokens[fires], batch.keep[fires], active[fires][:, :-1]
         if not len(tokens):

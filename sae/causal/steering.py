@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from sae.causal.interventions import pin
 from sae.causal.sampling import sample
-from sae.features.feature import printable
 from sae.features.reading import Reader
+from sae.shown import printable
 
 
 @dataclass(frozen=True, kw_only=True)

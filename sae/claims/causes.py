@@ -158,7 +158,7 @@ def _share_true(
     document = np.zeros(tokens.shape, np.int32)
     if store.bos is not None:
         document[tokens == store.bos] = NO_DOCUMENT
-    contexts = Contexts(tokens, document, np.where(document == NO_DOCUMENT, -1, 0).astype(np.int16))
+    contexts = Contexts.whole(tokens, document, np.where(document == NO_DOCUMENT, -1, 0).astype(np.int16))
     scores = evidence.text.scorers[h](contexts)[:, starts.shape[1] :]
     share: Float[ndarray, " text"] = (scores > 0).mean(1)
     return share

@@ -19,6 +19,7 @@ from sae.proxies.agreement import Correlations
 from sae.proxies.hypotheses import Hypothesis
 from sae.proxies.survey import Population, Text, best_unit, survey
 from sae.storage.tokens import Split, TokenStore
+from sae.ties import first_best
 
 
 class Best(NamedTuple):
@@ -80,12 +81,13 @@ def gather(store: TokenStore, side: Side, config: ClaimsConfig) -> Evidence:
     limit = min(split.n_contexts // 2, max(1, config.n_tokens // split.context_length))
     choice = Text(store, config.proxies(), chosen=_choice(split, limit, config))
     found = survey(side.source, side.dictionary, choice, 1)
+    _check_tried(found.n_positive, found.n_tokens, choice, store, config, "chosen", "claims.n_choice_tokens (--choice-tokens)")
     best = [_best(found.populations, h, hypothesis.name) for h, hypothesis in enumerate(choice.hypotheses)]
     text = Text(store, config.proxies(), chosen=np.arange(split.n_contexts) < limit)
     passed = _pass(text, side, [one.feature for one in best], config, n_positions=limit * split.context_length)
     wanted = sorted({*(one.neuron for one in best), *(neuron for neuron, _ in passed.closest)})
     scores = passed.score
-    _check_tried(scores > 0, choice.hypotheses)
+    _check_tried((scores > 0).sum(0), len(scores), choice, store, config, "tried", "claims.n_tokens (--tokens)")
     return Evidence(
         text=text,
         split=split,
@@ -123,7 +125,7 @@ def _pass(text: Text, side: Side, features: list[int], config: ClaimsConfig, *, 
         parts.append((batch.place, batch.token, batch.scores))
     place, token, score = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     correlation = np.nan_to_num(with_neurons.pearson(), nan=-1.0)
-    closest = [(int(row.argmax()), float(row.max())) for row in correlation]
+    closest = [(int(k), float(row[k])) for row, k in zip(correlation, first_best(correlation, axis=1), strict=True)]
     return _Passed(reader.result(), closest, place, token.astype(np.int64), score)
 
 
@@ -147,13 +149,20 @@ def _choice(split: Split, limit: int, config: ClaimsConfig) -> Bool[ndarray, " n
     return chosen
 
 
-def _check_tried(true: Bool[ndarray, "token hypothesis"], hypotheses: list[Hypothesis]) -> None:
-    for n_true, hypothesis in zip(true.sum(0), hypotheses, strict=True):
-        if n_true in (0, len(true)):
-            raise ConfigError(
-                f"of the {len(true):,} tokens on which it is tried {'none' if n_true == 0 else 'every one'} is of the hypothesis "
-                f"'{hypothesis.name}': raise claims.n_tokens (--tokens), or leave it out"
-            )
+def _check_tried(
+    n_true: Int[ndarray, " hypothesis"], n: int, text: Text, store: TokenStore, config: ClaimsConfig, verb: str, what: str
+) -> None:
+    """Raises `ConfigError` for a hypothesis of which the `n` tokens hold none, or of which each is: nothing is judged by them."""
+    for h, hypothesis in enumerate(text.hypotheses):
+        if n_true[h] not in (0, n):
+            continue
+        split = store.split("heldout")
+        held = "none" if n_true[h] == 0 else "every one"
+        everywhere = int(Text(store, config.proxies(), chosen=np.ones(split.n_contexts, bool)).n_positive()[h])
+        raise ConfigError(
+            f"of the {n:,} tokens on which a feature for '{hypothesis.name}' is {verb} {held} "
+            f"is of the hypothesis, and of all {split.n_tokens:,} held-out ones {everywhere:,}: raise {what}, or leave it out"
+        )
 
 
 def _best(populations: dict[str, Population], h: int, name: str) -> Best:

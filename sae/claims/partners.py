@@ -16,6 +16,7 @@ from sae.claims.figures import Figure, Interval
 from sae.features.passes import batches, encode, kept_rows
 from sae.features.side_by_side import Side
 from sae.proxies.agreement import Correlations
+from sae.ties import first_best
 
 CHUNK_ROWS = 512
 FOUND, SHUFFLED, WITH_SCORE, NEURONS = range(4)
@@ -80,7 +81,8 @@ def _doubles(values: ndarray, like: Tensor) -> Float64[Tensor, "token target"]:
 
 
 def _best(correlations: Correlations) -> Int[ndarray, " target"]:
-    return np.nan_to_num(correlations.pearson(), nan=-1.0).argmax(1)
+    """Of each row the largest, as `sae.ties` says."""
+    return first_best(np.nan_to_num(correlations.pearson(), nan=-1.0), axis=1)
 
 
 def _shuffled(evidence: Evidence, own: ndarray) -> ndarray:

@@ -67,17 +67,19 @@ def judge_config(params: Path, base_url: str | None, model: str | None) -> "Judg
     """Section `judge` of the params, where they are there, with what the command line says otherwise."""
     from sae.config import build, read_params
     from sae.interpret.endpoint import JudgeConfig
+    from sae.paths import given
 
+    params = given(params)
     section: dict[str, Any] = (read_params(params).get("judge") or {}) if params.is_file() else {}
-    given = {name: value for name, value in (("base_url", base_url), ("model", model)) if value}
-    config = build(JudgeConfig, {**section, **given}, "judge")
+    named = {name: value for name, value in (("base_url", base_url), ("model", model)) if value}
+    config = build(JudgeConfig, {**section, **named}, "judge")
     if not config.base_url:
         raise ConfigError("--judge needs a server: give --base-url and --model, or judge.base_url and judge.model in params.yaml")
     return config
 
 
 def _open(place: "Place", device: str) -> tuple[Any, Any, Any]:
-    from sae.dictionary.base import to_device
+    from sae.device import to_device
     from sae.dictionary.disk import read_dictionary
     from sae.source.transformer import load_source
     from sae.storage.tokens import TokenStore
@@ -124,8 +126,8 @@ def _judge_feature(judge: "Judge", evidence: "Evidence", vocabulary: list[bytes]
     import numpy as np
 
     from sae.chance import generator
-    from sae.features.feature import printable
     from sae.interpret.judged import SILENCE, JudgeScores, judge_units
+    from sae.shown import printable
 
     fire = np.flatnonzero(evidence.firings["features"].n_active >= 20)
     other = generator(judge.config.seed, "another to judge", feature).permutation(fire[fire != feature])[:1].tolist()

@@ -1,5 +1,6 @@
 """The `sae` command. Imports of torch and what needs it stand inside the commands: `sae --help` then takes 0.2 s, not 3."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,8 @@ from sae.cli.interpret import interpret
 from sae.cli.splitting import tree
 from sae.cli.store import print_rows, store
 from sae.cli.study import report, study
-from sae.errors import ConfigError, SaeError, StoreError
+from sae.errors import ConfigError, SaeError, StoreError, disk_told, in_one_line
+from sae.shown import printable_lines
 
 if TYPE_CHECKING:
     from sae.features.reading import Reader
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """A `SaeError` becomes one line on stderr, and its exit code."""
+    """A `SaeError`, or an error of input and output, becomes one line on stderr, and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with disk_told(f"running sae {ctx.invoked_subcommand or ''}".rstrip()):
+                return super().invoke(ctx)
         except SaeError as error:
-            typer.echo(f"sae: {error}", err=True)
+            warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more
+            typer.echo(f"sae: {printable_lines(in_one_line(error))}", err=True)
             raise typer.Exit(error.exit_code) from None
 
 
@@ -52,6 +56,8 @@ def info(name: Name, root: Root = DATA) -> None:
     """What a dictionary is, where it came from, and how good it is."""
     from sae.dictionary.disk import read_dictionary
     from sae.library import locate
+    from sae.storage.upkeep import processor_told
+    from sae.training.health import warnings_of
 
     place = locate(name, root)
     dictionary = read_dictionary(place.dictionary)
@@ -63,11 +69,13 @@ def info(name: Name, root: Root = DATA) -> None:
         ("features", f"{dictionary.n_features:,} over {dictionary.d_mlp:,} neurons ({n_parameters:,} parameters)"),
         ("transformer", _transformer(place)),
         *_quality(place),
+        *(("warning", warning) for warning in warnings_of(run)),
         ("", ""),
         *((key.replace("_", " "), _short(value)) for key, value in run.facts.items() if isinstance(value, int | float | str)),
         ("seed", str(run.seed)),
         ("params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))),
         ("code", run.code),
+        ("processor", processor_told(run.processor)),
         ("made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))),
         ("lies in", str(place.dictionary)),
     ]
@@ -83,7 +91,7 @@ def features(
     root: Root = DATA,
 ) -> None:
     """Which features fire on which token of a text, and how strongly."""
-    from sae.features.feature import printable
+    from sae.shown import printable
 
     reading = _reader(name, root, device).read(text)
     shown = [f"'{printable(token)}'" for token in reading.tokens]
@@ -107,7 +115,7 @@ def feature(id: FeatureId, root: Root = DATA) -> None:
     """What is known of one feature: how often it fires, on what, and what it makes more likely."""
     from sae.library import load, split_id
 
-    name, index = split_id(id)
+    name, index = split_id(id, root)
     typer.echo(str(load(name, root).feature(index)))
 
 
@@ -129,7 +137,7 @@ def steer(
     from sae.causal.steering import steer as steer_feature
     from sae.library import split_id
 
-    name, index = split_id(id)
+    name, index = split_id(id, root)
     if without and value is not None:
         raise ConfigError("--without holds the feature at 0 and --value elsewhere; give one of them")
     reader = _reader(name, root, device)
@@ -169,6 +177,7 @@ def browse(
 
     from sae import artefact
     from sae.library import locate
+    from sae.reports import StaleReportError, check_origins
 
     place = locate(name, root)
     run = artefact.read_run(place.browser, "browser", made_by="dvc repro browser")
@@ -176,8 +185,10 @@ def browse(
     if not page.is_file():
         raise StoreError(f"{page} is missing; make it again: dvc repro browser")
     typer.echo(str(page))
-    if place.features.is_dir() and artefact.digest(place.features) not in run.parents.values():
-        typer.echo("(older than the features beside it; make it again with: dvc repro browser)", err=True)
+    try:
+        check_origins(place.browser, run, place.root, "dvc repro browser")
+    except StaleReportError as error:
+        typer.echo(f"(older than what lies beside it: {error})", err=True)
     if open_it and not webbrowser.open(page.as_uri()):
         typer.echo("(no browser could be opened here; open the file yourself)", err=True)
 
@@ -195,7 +206,7 @@ def sync(
 
 
 def _reader(name: str, root: Path, device: str) -> "Reader":
-    from sae.dictionary.base import to_device
+    from sae.device import to_device
     from sae.features.reading import Reader
     from sae.library import load, locate
     from sae.source.transformer import load_source
@@ -218,17 +229,18 @@ def _transformer(place: "Place") -> str:
     except StoreError:
         return f"none at {place.transformer}"
     losses = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.facts.items() if key.endswith("loss")]
-    return ", ".join([run.id, *losses])
+    trained_in = [f"trained in {run.facts['precision']}"] if "precision" in run.facts else []
+    return ", ".join([run.id, *losses, *trained_in])
 
 
 def _quality(place: "Place") -> list[tuple[str, str]]:
     from sae.library import open_table
     from sae.web.figures import headline, read_metrics
 
-    metrics = read_metrics(place.reports, place.dictionary)
-    rows = [(figure.label, figure.value) for figure in headline(metrics or {})]
-    if metrics is None:
-        rows.append(("figures", "none of this dictionary yet; run: dvc repro evaluate"))
+    metrics, missing = read_metrics(place.reports, place.dictionary, place.root)
+    rows = [(figure.label, figure.value) for figure in headline(metrics)]
+    if missing:
+        rows.append(("figures", missing))
     if place.features.is_dir():
         table = open_table(place)
         dead = int((table["n_active"] == 0).sum())

@@ -23,7 +23,7 @@ def tree(
     from sae.splitting.tree import tree_of
     from sae.storage.tokens import TokenStore
 
-    name, index = split_id(id)
+    name, index = split_id(id, root)
     config = SplittingConfig(n_tokens=tokens, least_cosine=least, dictionaries=[name, *larger])
     source, dictionaries = open_several(config.dictionaries, root, device)
     found = find_splitting(source, dictionaries, TokenStore.open(locate(name, root).tokens), config)

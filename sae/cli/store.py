@@ -77,14 +77,16 @@ def store_repair(
 
     refuse_url(path)
     from sae import artefact
-    from sae.dictionary.base import to_device
+    from sae.device import to_device
+    from sae.paths import given
     from sae.repair import repair
     from sae.source.transformer import load_source
     from sae.storage.tokens import TokenStore
 
+    path = given(path)
     run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
-    transformer = transformer or path.resolve().parent / "transformer"
-    tokens = tokens or path.resolve().parent.parent / "tokens"
+    transformer = given(transformer) if transformer else path.resolve().parent / "transformer"
+    tokens = given(tokens) if tokens else path.resolve().parent.parent / "tokens"
     for parent, kind in ((transformer, "transformer"), (tokens, "tokens")):
         artefact.read_run(parent, kind)
         if artefact.digest(parent) not in run.parents.values():

@@ -23,6 +23,7 @@ def study(
     characters: Annotated[str, typer.Option(help="Your own: an alphabet.")] = "",
     kind: Annotated[list[str] | None, typer.Option(help="Your own: a kind of document; may be given again.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens that the figures are over.")] = 131_072,
+    choice_tokens: Annotated[int, typer.Option(min=1, help="Further ones, on which the feature is chosen.")] = 131_072,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     root: Root = DATA,
@@ -47,7 +48,12 @@ def study(
             "--characters or --kind"
         )
     config = ClaimsConfig(
-        hypotheses=() if own else (hypothesis,), own={hypothesis: own} if own else {}, other=other, n_tokens=tokens, seed=seed
+        hypotheses=() if own else (hypothesis,),
+        own={hypothesis: own} if own else {},
+        other=other,
+        n_tokens=tokens,
+        n_choice_tokens=choice_tokens,
+        seed=seed,
     )
     side, second = open_sides(dictionary, other or dictionary, root, device)
     for found in study_claims(TokenStore.open(locate(dictionary, root).tokens), side, config, second if other else None):

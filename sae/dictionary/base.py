@@ -93,21 +93,11 @@ class Dictionary(nn.Module, ABC):
     def _floats(self, x: Tensor, what: str, axis: str) -> Tensor:
         if not x.is_floating_point():
             raise ConfigError(f"{what} of {x.dtype} given to a dictionary of {self.W_enc.dtype}; give floats, such as x.float()")
+        if x.is_meta or x.layout is not torch.strided:
+            found = "on the meta device, without numbers," if x.is_meta else f"of layout {x.layout}"
+            raise ConfigError(f"{what} {found} given to a dictionary; give a dense tensor with its numbers: x.to_dense()")
+        if not x.ndim:
+            raise ConfigError(f"{what} without axes given to a dictionary of {axis} = {getattr(self, axis)}")
         if x.shape[-1] != getattr(self, axis):
             raise ConfigError(f"{what} of width {x.shape[-1]} given to a dictionary of {axis} = {getattr(self, axis)}")
         return x.to(self.W_enc.dtype)
-
-
-def to_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises `ConfigError` for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device '{name}' is none that torch knows; use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device '{name}' is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device '{name}' asked for, but torch {torch.__version__} sees no CUDA device; use device: auto")
-    return device

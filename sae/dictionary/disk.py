@@ -3,18 +3,24 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from sae import artefact
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
-from sae.errors import StoreError
+from sae.errors import ConfigError, StoreError, disk_told
+from sae.paths import given
 from sae.tensors import save_tensors
 
 VARIANTS: dict[str, type[Dictionary]] = {cls.variant: cls for cls in (TiedBiasDictionary, ReluDictionary)}
 WEIGHTS, SHAPE = "weights.safetensors", "dictionary.json"
+FILES = {WEIGHTS, SHAPE, "history.jsonl", "firings.safetensors", artefact.RUN_FILE}
+"""All that one may consist of; the two in the middle are of one that the pipeline trained."""
+ELSEWHERE = "give a new or an empty folder"
 
 
 def write_dictionary(dictionary: Dictionary, path: Path) -> None:
@@ -24,28 +30,81 @@ def write_dictionary(dictionary: Dictionary, path: Path) -> None:
     (path / SHAPE).write_text(json.dumps(shape, indent=1) + "\n", encoding="utf-8")
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raises `StoreError` unless a dictionary may take the place `folder`: nothing is there, or nothing is in it, or it is a
+    dictionary with nothing beside its own files."""
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file; a dictionary is a folder: give another name")
+    there = _names(folder)
+    if there:
+        try:
+            own = {*artefact.read_run(folder, "dictionary").files, artefact.RUN_FILE}
+        except StoreError as error:
+            raise StoreError(
+                f"{folder} holds something else than a dictionary, and stays as it is ({error}); {ELSEWHERE}"
+            ) from None
+        if strangers := sorted(there - own):
+            raise StoreError(
+                f"{folder} holds {strangers[0]}, which is no part of its dictionary, and stays as it is; {ELSEWHERE}"
+            )
+    for draft in (folder.with_name(f"{folder.name}{end}") for end in (".partial", ".old.partial")):  # of `artefact.writing`
+        if strangers := sorted(_names(draft) - FILES):
+            raise StoreError(f"{draft} holds {strangers[0]}, and is where a dictionary is written first; move it, or {ELSEWHERE}")
+
+
+def _names(folder: Path) -> set[str]:
+    """Of all that is in it; empty where it is not there."""
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
 def read_dictionary(path: str | Path) -> Dictionary:
-    """The committed dictionary in the folder `path`, digests checked. Raises `StoreError`."""
-    path = Path(path)
+    """The committed dictionary in the folder `path`, digests checked.
+
+    Raises `StoreError`, also where its weights are no floats or hold NaN or infinity; `DiskError` where the system does not let
+    it be read."""
+    path = given(path)
+    return artefact.steadily(path, lambda: _read(path))
+
+
+def _read(path: Path) -> Dictionary:
     run = artefact.read_run(path, "dictionary", made_by="dvc repro train")
+    unsigned = [name for name in (WEIGHTS, SHAPE) if name not in run.files]
+    if unsigned:
+        raise StoreError(f"{path}'s record (run.json) has no digest of {', '.join(unsigned)}; make or save the dictionary again")
     artefact.verify(path, run, only=(WEIGHTS, SHAPE))
     try:
         shape = json.loads((path / SHAPE).read_text(encoding="utf-8"))
-        dictionary = VARIANTS[shape["variant"]].from_tensors(load_file(path / WEIGHTS))
-    except (KeyError, json.JSONDecodeError, SafetensorError) as error:
+        dictionary = VARIANTS[shape["variant"]].from_tensors(_checked(load_file(path / WEIGHTS), path))
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError, ConfigError) as error:
         known = ", ".join(VARIANTS)
         raise StoreError(f"{path} is no dictionary that this version reads ({error!r}; variants: {known})") from None
     dictionary.run = run
     return dictionary
 
 
+def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """`tensors`. Raises `StoreError` for one that is no weights: of whole numbers, or with NaN or infinity in it."""
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            raise StoreError(f"{name} of {path} is {value.dtype}; the weights of a dictionary are floats: save it again")
+        if not torch.isfinite(value).all():
+            n_bad = int((~torch.isfinite(value)).sum())
+            raise StoreError(f"{name} of {path} holds NaN or infinity ({n_bad:,} of {value.numel():,}); train it again")
+    return tensors
+
+
 def dictionary_path(name: str | Path, root: str | Path = "data") -> Path:
     """The folder of a dictionary named as in the paper (`A/1` lies in `data/A/1/dictionary`) or by a path."""
-    for candidate in (Path(name), Path(root) / name):
-        if (candidate / "dictionary").is_dir():
-            return candidate / "dictionary"
-        if (candidate / SHAPE).is_file():
-            return candidate
-    found = sorted(path.parent.relative_to(root).as_posix() for path in Path(root).glob("*/*/dictionary"))
+    root = given(root)
+    with disk_told(f"looking for the dictionary {name}"):
+        for candidate in (given(name), root / name):
+            if (candidate / "dictionary").is_dir():
+                return candidate / "dictionary"
+            if (candidate / SHAPE).is_file():
+                return candidate
+    above, _, index = str(name).rstrip("/").rpartition("/")
+    if index.isdecimal() and ((root / above / SHAPE).is_file() or (root / above / "dictionary").is_dir()):
+        raise StoreError(f"'{name}' is a feature of the dictionary {above}: look at it with sae feature {name}, or name {above}")
+    found = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/*/dictionary"))
     there = f"there are: {', '.join(found)}" if found else f"there is none under {root}/ yet (make repro makes one)"
-    raise StoreError(f"no dictionary '{name}' under {Path(root).resolve()}; {there}")
+    raise StoreError(f"no dictionary '{name}' under {root.resolve()}; {there}")

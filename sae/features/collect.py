@@ -24,7 +24,7 @@ from sae.features.table import N_BINS, FeatureTable, TableInfo
 from sae.metrics.similarity import encoder_decoder_cosine, pearson
 from sae.provenance import Run
 from sae.source.site import ActivationSource
-from sae.storage.tokens import NO_DOCUMENT, Contexts, TokenStore
+from sae.storage.tokens import Contexts, TokenStore
 
 Columns = dict[str, ndarray]
 
@@ -151,6 +151,6 @@ def activation_columns(
 
 
 def _kind_tokens(contexts: Contexts, n_kinds: int, *, skip_bos: bool) -> tuple[int, ...]:
-    kept = contexts.document != NO_DOCUMENT if skip_bos else np.ones(contexts.tokens.shape, bool)
+    kept = contexts.kept(skip_bos=skip_bos)
     counts = np.bincount(contexts.kind[kept].astype(np.int64) + 1, minlength=n_kinds + 1)
     return tuple(counts[1:].tolist())

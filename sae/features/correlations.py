@@ -17,6 +17,7 @@ from sae.kernels.native_products import add_products
 from sae.kernels.threads import for_blocks
 from sae.metrics.matching import one_to_one
 from sae.metrics.similarity import pearson
+from sae.ties import first_best_column
 
 THREAD_ROWS = 16
 """Features that one thread takes at a time."""
@@ -93,7 +94,8 @@ class Best:
     """The best partner of every unit, and, where the matrix was kept, its partner in the one-to-one matching."""
 
     partner: Int[ndarray, " unit"]
-    """With the largest correlation, signed; the first of equals; -1 for a unit that is out, or where all others are."""
+    """With the largest correlation, signed; the first of those within 1e-9 of it; -1 for a unit that is out, or where all
+    others are."""
     correlation: Float[ndarray, " unit"]
     """With it; NaN where there is none."""
     backward: Float[ndarray, " other"]
@@ -114,9 +116,9 @@ def best_of(blocks: Iterator[Block], alive: Bool[Tensor, " unit"], other: Bool[T
     for first, correlation in blocks:
         correlation[:, ~other] = OUT
         correlation[~alive[first : first + len(correlation)]] = OUT
-        value, index = correlation.max(1)
+        value = correlation.amax(1)
         values.append(value)
-        partner.append(torch.where(value > OUT, index, NONE))
+        partner.append(torch.where(value > OUT, first_best_column(correlation), NONE))
         backward = torch.maximum(backward, correlation.amax(0))
         if kept is not None:
             kept[first : first + len(correlation)] = correlation

@@ -150,16 +150,16 @@ def _batches(source: ActivationSource, split: Split, n_tokens: int, config: Eval
 
 @torch.no_grad()
 def _batch_losses(source: ActivationSource, batch: Batch, reconstructed: Replace, mean: PerNeuron) -> torch.Tensor:
-    """[quantity, context], the fields of a `ContextLosses`, float64."""
-    tokens = batch.tokens
+    """[quantity, context], the fields of a `ContextLosses`, float64: sums over the predictions that count."""
+    tokens, counted = batch.tokens, batch.predicted
     log_p = source.logits(tokens).log_softmax(-1)
     log_q = source.logits(tokens, reconstructed).log_softmax(-1)
     parts = (
-        torch.ones_like(tokens[:, 1:]),
+        counted,
         token_losses(log_p, tokens),
         token_losses(log_q, tokens),
         source.loss(tokens, splice(batch, torch.zeros_like)),
         source.loss(tokens, splice(batch, lambda rows: mean.expand_as(rows))),
         kl_divergence(log_p, log_q)[:, :-1],
     )
-    return torch.stack([part.double().sum(1) for part in parts])
+    return torch.stack([torch.where(counted, part.double(), 0.0).sum(1) for part in parts])

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from sae.shown import printable
+
 
 class Example(NamedTuple):
     """One place where a feature fires."""
@@ -87,20 +89,6 @@ def _logits(pairs: tuple[tuple[str, float], ...]) -> str:
     return ", ".join(f"'{token}' {value:+.2f}" for token, value in pairs[:8])
 
 
-def printable(text: bytes) -> str:
-    """Bytes as one line: no control character, no direction override, no part of a character is let through as it is."""
-    decoded = text.decode("utf-8", errors="backslashreplace")
-    return "".join(_NAMED.get(char) or (char if char.isprintable() else _escape(char)) for char in decoded)
-
-
-_NAMED = {"\n": "↵", "\t": "→"}
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 def describe(
     index: int, row: dict[str, ndarray], dictionary_id: str, kinds: tuple[str, ...], vocabulary: list[bytes], other: str = ""
 ) -> Feature:
@@ -126,7 +114,7 @@ def describe(
         n_active=int(row["n_active"]),
         max_activation=float(row["max_activation"]),
         mean_activation=float(row["mean_activation"]),
-        kinds={kinds[i]: int(row["kind_counts"][i]) for i in order if row["kind_counts"][i]},
+        kinds={printable(kinds[i]): int(row["kind_counts"][i]) for i in order if row["kind_counts"][i]},
         examples=tuple(_example(row, slot, vocabulary) for slot in np.flatnonzero(row["example_interval"] >= 0).tolist()),
         positive_logits=logits("top"),
         negative_logits=logits("bottom"),

@@ -8,7 +8,7 @@ from numpy import ndarray
 from sae.features.table import N_BINS, N_LOGITS
 from sae.shapes import Directions
 from sae.source.site import ActivationSource
-from sae.storage.tokens import NO_DOCUMENT, TokenStore, to_tensor
+from sae.storage.tokens import TokenStore, to_tensor
 
 SCALE_CONTEXTS = 512
 """Held-out contexts over which 1/σ of the final LayerNorm is averaged."""
@@ -31,14 +31,15 @@ def mean_inverse_scale(source: ActivationSource, tokens: TokenStore) -> float:
 
 
 def allowed_tokens(tokens: TokenStore, min_count: int, n_vocab: int) -> Bool[ndarray, " vocab"]:
-    """Tokens that occur at least `min_count` times in (the first 16 M tokens of) the train split, BOS left out.
+    """Tokens that occur at least `min_count` times in (the first 16 M tokens of) the train split, BOS and tokens whose prediction
+    does not count left out.
 
     The unembedding of a token that is hardly ever seen is hardly trained, and would fill the lists.
     """
     split = tokens.split("train")
     counts = np.zeros(n_vocab, np.int64)
     for contexts in split.batches(4096, limit=max(1, COUNTED_TOKENS // split.context_length)):
-        counts += np.bincount(contexts.tokens[contexts.document != NO_DOCUMENT], minlength=n_vocab)[:n_vocab]
+        counts += np.bincount(contexts.tokens[contexts.known], minlength=n_vocab)[:n_vocab]
     allowed = counts >= min_count
     allowed[tokens.n_vocab :] = False
     return allowed

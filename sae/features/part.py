@@ -13,7 +13,7 @@ import torch
 
 from sae.accumulate import Moments
 from sae.dictionary.base import Dictionary
-from sae.errors import ConfigError
+from sae.errors import ConfigError, CorpusError
 from sae.features.budget import Budget
 from sae.features.config import FeaturesConfig
 from sae.features.firings import Firings, FiringsReader, check_budget, merged_firings
@@ -116,9 +116,11 @@ def read_batches(source: ActivationSource, split: Split, contexts: range, config
 
 
 def first_mean(source: ActivationSource, split: Split, limit: int, config: FeaturesConfig) -> PerNeuron:
-    """Mean activations of the first batch of the pass."""
-    batch = next(read_batches(source, split, range(limit), config, ""))
-    return kept_rows(source.activations(batch.tokens), batch).mean(0)
+    """Mean activations of the first batch of the pass that has rows. Raises `CorpusError` where none has."""
+    for batch in read_batches(source, split, range(limit), config, ""):
+        if batch.keep.any():
+            return kept_rows(source.activations(batch.tokens), batch).mean(0)
+    raise CorpusError(f"no position of the first {limit:,} held-out contexts counts; raise features.n_tokens")
 
 
 def fired(dictionary: Dictionary, rows: Rows, n_entries: int) -> Active:

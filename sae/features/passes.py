@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -14,7 +13,7 @@ from sae.progress import ProgressBar
 from sae.shapes import Activations, Rows, Tokens
 from sae.source.site import ActivationSource, Replace
 from sae.storage.share import Share
-from sae.storage.tokens import NO_DOCUMENT, Contexts, Split, to_tensor
+from sae.storage.tokens import Contexts, Split, mask_tensor, to_tensor
 
 MAX_LOGITS = 2**25
 """Entries [context, position, vocab] of one forward pass at most (128 MiB in float32): a large vocabulary makes small batches."""
@@ -33,7 +32,9 @@ class Batch(NamedTuple):
     tokens: Tokens
     """The same ids, on the source's device."""
     keep: Bool[Tensor, "context position"]
-    """Positions that count: all but BOS."""
+    """Positions whose rows count: all but BOS, and but those that the store leaves out (`Contexts.counts`)."""
+    predicted: Bool[Tensor, "context predicted"]
+    """Predictions that count in a loss; entry t is the one of token t + 1."""
 
 
 def n_contexts(split: Split, n_tokens: int) -> int:
@@ -48,14 +49,16 @@ def batches(
 ) -> Iterator[Batch]:
     """The first `limit` contexts, in order. Documents lie in the store in a shuffled order, so these are a fair sample.
 
-    From context `start` on, where one of these batches begins: then what it yields is part of what it would from 0 on."""
+    From context `start` on, where one of these batches begins: then what it yields is part of what it would from 0 on. A batch
+    in which nothing counts is passed over."""
     first = start
     with ProgressBar(label, total=limit - start) as bar:
         for contexts in split.batches(_batch_size(source, split, contexts_per_batch), start=start, limit=limit):
             n = len(contexts.tokens)
-            kept = contexts.document != NO_DOCUMENT if skip_bos else np.ones(contexts.tokens.shape, bool)
-            keep = torch.from_numpy(kept).to(source.device)
-            yield Batch(first, contexts, to_tensor(contexts.tokens, source.device), keep)
+            keep = mask_tensor(contexts.kept(skip_bos=skip_bos), source.device)
+            predicted = mask_tensor(contexts.predicted, source.device)
+            if keep.any() or predicted.any():
+                yield Batch(first, contexts, to_tensor(contexts.tokens, source.device), keep, predicted)
             first += n
             bar.advance(n)
 
@@ -87,7 +90,8 @@ def _checked(rows: Rows, batch: Batch) -> Rows:
 
 
 def splice(batch: Batch, instead: Change) -> Replace:
-    """Replace the rows that count by `instead(rows)`; BOS keeps its clean activations, on which no dictionary is trained."""
+    """Replace the rows that count by `instead(rows)`; BOS and others that do not count keep their clean activations, on which no
+    dictionary is trained."""
     return replacing(lambda rows: instead(_checked(rows, batch)), batch.keep)
 
 

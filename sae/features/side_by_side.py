@@ -16,7 +16,7 @@ from sae.features.passes import batches, encode, kept_rows
 from sae.metrics.density import active_entries
 from sae.shapes import PerNeuron, Rows, TokenArray
 from sae.source.site import ActivationSource
-from sae.storage.tokens import NO_DOCUMENT, Split, to_tensor
+from sae.storage.tokens import Split, to_tensor
 
 
 class Side(NamedTuple):
@@ -63,7 +63,7 @@ class Reading(NamedTuple):
     tokens: TokenArray
     """All that were read."""
     kept: Bool[ndarray, "context position"]
-    """Positions that count: all but BOS."""
+    """Positions that count (`Contexts.kept`)."""
     firings: tuple[Firings, Firings]
     neurons: NeuronSums | None
     """None where both dictionaries are of one transformer."""
@@ -74,10 +74,9 @@ def read_both(
     sides: tuple[Side, Side], split: Split, limit: int, roll: int, *, contexts_per_batch: int, skip_bos: bool, memory_mb: int
 ) -> Reading:
     """The first `limit` contexts through both, in order. Raises `ConfigError` where `memory_mb` does not hold what fires."""
-    tokens, document, _ = split[0:limit]
-    kept = document != NO_DOCUMENT if skip_bos else np.ones(tokens.shape, bool)
-    other = np.roll(tokens, -roll, axis=0)
-    assert (kept == np.roll(kept, -roll, axis=0)).all(), "BOS stands at the same positions of every context"
+    contexts = split[0:limit]
+    tokens, kept = contexts.tokens, contexts.kept(skip_bos=skip_bos)
+    other, other_kept = (np.roll(part, -roll, axis=0) for part in (tokens, kept))
     readers = [FiringsReader(side.dictionary.n_features, memory_mb * 2**20, "universality") for side in sides]
     sources = [side.source for side in sides]
     one, neurons = sources[0] is sources[1], None
@@ -90,8 +89,11 @@ def read_both(
         second = first if one else kept_rows(sources[1].activations(batch.tokens), batch)
         for side, reader, rows in zip(sides, readers, (first, second), strict=True):
             reader.add(active_entries(encode(side.dictionary, rows)), place, fraction_read=end / limit)
-        if not one:
+        if not one and len(first):
             neurons = neurons or NeuronSums.begin(first, second)
             rolled = to_tensor(other[batch.first : end], sources[1].device)
-            neurons.add(first, second, kept_rows(sources[1].activations(rolled), batch))
+            shuffled = kept_rows(sources[1].activations(rolled), batch)
+            # Where a position counts in this context and not in the other one: the mean, which adds nothing.
+            there = torch.from_numpy(other_kept[batch.first : end][kept[batch.first : end]]).to(shuffled.device)
+            neurons.add(first, second, torch.where(there[:, None], shuffled, neurons.shifts[1]))
     return Reading(tokens, kept, (readers[0].result(), readers[1].result()), neurons)

@@ -16,6 +16,7 @@ from numpy import ndarray
 from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.features.feature import Feature, describe
+from sae.paths import given
 from sae.provenance import Run
 from sae.storage import arrays
 
@@ -180,7 +181,11 @@ class FeatureTable:
 
         Raises `StoreError` where it is missing, unfinished or damaged.
         """
-        path = Path(path)
+        path = given(path)
+        return artefact.steadily(path, lambda: cls._open(path))
+
+    @classmethod
+    def _open(cls, path: Path) -> "FeatureTable":
         run = artefact.read_run(path, "features", made_by="dvc repro features")
         artefact.verify(path, run)
         group = arrays.open_group(path / GROUP, run)

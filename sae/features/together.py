@@ -14,7 +14,7 @@ from sae.features.passes import batches, encode, kept_rows
 from sae.metrics.density import active_entries
 from sae.shapes import TokenArray
 from sae.source.site import ActivationSource
-from sae.storage.tokens import NO_DOCUMENT, Split
+from sae.storage.tokens import Split
 
 
 class Text(NamedTuple):
@@ -23,7 +23,7 @@ class Text(NamedTuple):
     tokens: TokenArray
     """[context, position]."""
     kept: Bool[ndarray, "context position"]
-    """Positions that count: all but BOS."""
+    """Positions that count (`Contexts.kept`)."""
     firings: tuple[Firings, ...]
     """Of each dictionary."""
 
@@ -42,8 +42,8 @@ def read_text(
 ) -> Text:
     """The first `limit` contexts, in order. Raises `ConfigError` where `memory_mb` (of params' `section`) does not hold what
     fires in one dictionary, `NumericsError` for NaN in activations."""
-    tokens, document, _ = split[0:limit]
-    kept = document != NO_DOCUMENT if skip_bos else np.ones(tokens.shape, bool)
+    contexts = split[0:limit]
+    kept = contexts.kept(skip_bos=skip_bos)
     readers = [FiringsReader(dictionary.n_features, memory_mb * 2**20, section) for dictionary in dictionaries]
     for batch in batches(source, split, limit, label=section, contexts_per_batch=contexts_per_batch, skip_bos=skip_bos):
         end = batch.first + len(batch.tokens)
@@ -51,4 +51,4 @@ def read_text(
         rows = kept_rows(source.activations(batch.tokens), batch)
         for dictionary, reader in zip(dictionaries, readers, strict=True):
             reader.add(active_entries(encode(dictionary, rows)), place, fraction_read=end / limit)
-    return Text(tokens, kept, tuple(reader.result() for reader in readers))
+    return Text(contexts.tokens, kept, tuple(reader.result() for reader in readers))

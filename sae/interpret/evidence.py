@@ -26,9 +26,9 @@ class Evidence(NamedTuple):
     firings: dict[str, Firings]
     """By population: `features` and `neurons`."""
     fitting: Bool[ndarray, " token"]
-    """Tokens of the documents that rules are fitted on."""
+    """Tokens of the documents that rules are fitted on, of those that count (`Contexts.kept`)."""
     scoring: Bool[ndarray, " token"]
-    """Tokens of the other documents. BOS is neither."""
+    """Such tokens of the other documents."""
 
     @property
     def scored(self) -> Int64[ndarray, " place"]:
@@ -58,8 +58,8 @@ def read(
             readers[name].add(active_entries(values), token, fraction_read=done)
         seen.append(batch.contexts)
     contexts = Contexts(*(np.concatenate(parts) for parts in zip(*seen, strict=True)))
-    fitting = side(contexts, seed)
-    scoring = ~fitting & (contexts.document.ravel() != NO_DOCUMENT)
+    mine, kept = side(contexts, seed), contexts.kept().ravel()
+    fitting, scoring = mine & kept, ~mine & kept
     return Evidence(contexts, {name: reader.result() for name, reader in readers.items()}, fitting, scoring)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sae.errors import BudgetError, UnavailableError
 from sae.interpret.endpoint import UNREADABLE, JudgeConfig, Reply, Trouble, request
+from sae.paths import given
 
 SCHEMA = 2
 """Of the cache's entries; a change of what is sent makes other names by itself."""
@@ -30,7 +31,7 @@ class Judge:
     """
 
     def __init__(self, config: JudgeConfig, cache: str | Path, sleep: Callable[[float], None] = time.sleep):
-        self.config, self.cache = config, Path(cache)
+        self.config, self.cache = config, given(cache)
         self.counts: Counter[str] = Counter()
         """Attempts `sent`; answers from the cache (`cached`), or without a whole text (`UNREADABLE`); requests `failed` for good;
         and attempts by their trouble: `rate_limit` and so on."""

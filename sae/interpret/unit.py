@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float64, Int, Int64
 from numpy import ndarray
 
 from sae.chance import generator
-from sae.features.feature import printable
 from sae.interpret.grams import Grams
 from sae.interpret.promoted import follow
 from sae.interpret.ranks import auc, balanced_accuracy, spearman
 from sae.interpret.survey import Text, fit_unit, single_token
 from sae.interpret.truth import firings_of
 from sae.metrics.intervals import COVERAGE
+from sae.shown import printable
 
 N_LINES = 8
 """Grams and tokens that are told."""

@@ -15,7 +15,9 @@ CHANGE = 3.0
 """A trial is held again once the density of f or of what is listed of x is this many times what it was, or this part of it."""
 HOPELESS = 2.0
 """A screen that an earlier trial has compiled and that takes this many times as long as another is not asked a second time."""
-LEAST = 1e-6
+WORTH_FROM = 500
+"""Steps of a run from which on it pays: a trial is ten steps at most, some of them slow, and may compile what is never used."""
+LEAST = 1e-4
 """Densities below it are one and the same."""
 
 
@@ -42,7 +44,10 @@ class ScreenChoice:
             self._known |= set(self._least)
             self._densities, self._least = densities, {}
             self._queue = list(self.kinds) * ROUNDS
-        kind = self.chosen or self._queue[0]
+        return self.screen(self.chosen or self._queue[0])
+
+    def screen(self, kind: type[Screen]) -> Screen:
+        """The screen of that kind, with its buffers, made at first use. No trial is held."""
         if kind not in self._screens:
             self._screens[kind] = kind(self.n_features)
         return self._screens[kind]

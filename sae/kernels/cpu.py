@@ -15,16 +15,18 @@ from sae.kernels.screens import (
     ListsScreen,
     Screen,
     SparseRowsScreen,
-    multiplies_bfloat16,
     multiplies_bytes,
 )
 from sae.kernels.sparse_cpu import SparseForward
 from sae.kernels.state import State
 from sae.kernels.update_cpu import CpuUpdate
+from sae.processor import multiplies_bfloat16
 from sae.shapes import Rows
 
 SPARSE_BELOW = 0.18
 """Fraction of entries active below which the sparse step is the faster one (`docs/benchmarks.md`)."""
+LISTED_BELOW = 0.5
+"""Fraction of x's entries not zero below which a run too short for a trial lists them (AVX2's measure)."""
 LOOKED_AT = 64
 """Rows of a batch that say how many of its entries are not zero."""
 
@@ -37,11 +39,19 @@ def screen_kinds() -> list[type[Screen]]:
     return [*kinds, SparseRowsScreen, Float32Screen]
 
 
-class CpuEngine:
-    """Steps `state` in place. Call `refresh` after changing its weights from outside."""
+def usual_screen(nonzero: float) -> type[Screen]:
+    """The screen of a run that holds no trial, for rows of which that fraction is not zero."""
+    listing, full = (ListsScreen, BytesScreen) if multiplies_bytes() else (SparseRowsScreen, Float32Screen)
+    return listing if nonzero < LISTED_BELOW else full
 
-    def __init__(self, state: State, objective: Objective, rule: UpdateRule):
+
+class CpuEngine:
+    """Steps `state` in place. Call `refresh` after changing its weights from outside. The screen is chosen `by_clock`, or else
+    without a trial."""
+
+    def __init__(self, state: State, objective: Objective, rule: UpdateRule, *, by_clock: bool = True):
         self.state, self.objective, self.rule = state, objective, rule
+        self.by_clock = by_clock
         kinds = screen_kinds()
         self.choice = ScreenChoice(kinds, len(state.weights.W_enc))
         self.update = CpuUpdate(state, objective, rule, keep_bits=Bfloat16Screen in kinds)
@@ -90,7 +100,7 @@ class CpuEngine:
 
     def _screen(self, x: Rows) -> Screen:
         nonzero = float((x[:LOOKED_AT] != 0).float().mean())
-        return self.choice.next(self.density, nonzero)
+        return self.choice.next(self.density, nonzero) if self.by_clock else self.choice.screen(usual_screen(nonzero))
 
 
 def result(squared_error: float, l1: float, n_fired: torch.Tensor, norm: float, finite: bool) -> StepResult:

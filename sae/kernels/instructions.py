@@ -9,10 +9,11 @@ uses it: one instruction for what takes two and a half otherwise, and nothing th
 
 from typing import Any, no_type_check
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+
+from sae.processor import can
 
 GROUP_ROWS, PANEL = 5, 16
 """Rows and features of `screen_bytes`: ten sums of eight in registers. Other shapes measured alike, within 5 %; more products
@@ -30,13 +31,10 @@ _SIXTEEN = ir.Constant(_INTS, [16] * 8)
 
 
 def dot_product_bits() -> int:
-    """The width of `vpdpbusd`, 512 or 256, or 0 where this processor, or the code that numba makes for it, is without."""
-    named = str(getattr(cpu_target.target_context.codegen(), "_tm_features", "")).split(",")
-    host = binding.get_host_cpu_features()
-    here = {name[1:] for name in named if name.startswith("+") and host.get(name[1:])}
-    if {"avx512f", "avx512vnni"} <= here:
+    """The width of `vpdpbusd`, 512 or 256, or 0 where compiled code may not use it."""
+    if can("avx512f") and can("avx512vnni"):
         return 512
-    return 256 if "avxvnni" in here else 0
+    return 256 if can("avxvnni") else 0
 
 
 @intrinsic

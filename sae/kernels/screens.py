@@ -30,6 +30,7 @@ from sae.kernels.gradients import Weights
 from sae.kernels.instructions import dot_product_bits
 from sae.kernels.native_bytes import aligned_zeros
 from sae.kernels.threads import for_blocks, for_slices
+from sae.processor import can
 from sae.shapes import Rows
 
 BFLOAT16, FLOAT32 = 2.0**-8, 2.0**-24
@@ -44,15 +45,9 @@ PANELS_TOGETHER = 8
 """Panels of encoders that one thread rounds at a time."""
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16."""
-    can = torch.cpu.get_capabilities()
-    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-
-
 def multiplies_bytes() -> bool:
     """Whether this processor has the instructions of `native_bytes`."""
-    return bool(torch.cpu.get_capabilities().get("avx2"))
+    return can("avx2")
 
 
 def accumulation(n: int) -> float:

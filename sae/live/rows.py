@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae.chance import generator
 from sae.config import build
-from sae.dictionary.base import to_device
+from sae.device import to_device
 from sae.errors import ConfigError, NumericsError
 from sae.harvest import HarvestConfig, Plan, take
 from sae.live.mixing import EpochOrder, Mixing
@@ -47,6 +47,12 @@ class LiveRows:
     ):
         self.source, self.split, self.config, self.buffer_rows = source, split, config, buffer_rows
         self.plan = Plan(config, split, bos, source.d_mlp)
+        if not self.plan.positions.even:
+            raise ConfigError(
+                f"live rows take {self.plan.per_context} positions of every context, and in some fewer count: "
+                "lower positions_per_context to what every context has (tokens.pad, tokens.predicted_mask), or harvest the rows "
+                "(train.source: store)"
+            )
         self.mixing = Mixing(config.n_rows, config.batch_contexts * self.plan.per_context, buffer_rows)
         self._dtype = getattr(torch, config.dtype)
         self._dropped: dict[int, int] = {}

@@ -1,7 +1,8 @@
 """What a replaced MLP costs the transformer: loss recovered against two baselines, nats lost, KL, with bootstrap errors."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,13 +25,27 @@ def kl_divergence(log_p: Logits, log_q: Logits) -> Float[Tensor, "context positi
 def loss_recovered(clean: float, spliced: float, ablated: float) -> float:
     """(ablated - spliced) / (ablated - clean): 1 where splicing costs nothing, 0 where it is as bad as ablating.
 
-    NaN where ablating costs nothing either.
+    NaN where ablating costs nothing, or even helps: then there is nothing to recover, and a ratio of two gains would look like a
+    share (120 % of a character model whose padding was counted).
     """
-    return (ablated - spliced) / (ablated - clean) if ablated != clean else float("nan")
+    return (ablated - spliced) / (ablated - clean) if ablated > clean else float("nan")
+
+
+def told_recovered(figures: Mapping[str, Any], against: Literal["zero", "mean"], *, error: bool = False) -> str:
+    """The share recovered against one ablation, of a `LossSummary`'s fields (None or NaN where they are none), in words: a
+    percentage, with its standard error where wanted, or why there is none."""
+    share = figures.get(f"loss_recovered_{against}")
+    if share is not None and not math.isnan(share):
+        spread = figures.get(f"loss_recovered_{against}_error")
+        return f"{share:.1%} ± {spread:.1%}" if error and spread is not None and not math.isnan(spread) else f"{share:.1%}"
+    clean, ablated = figures.get("loss_clean"), figures.get(f"loss_{against}_ablated")
+    if clean is None or ablated is None or clean < ablated:
+        return "none"
+    return f"none (the clean loss, {clean:.3f}, is not below the {against}-ablated one, {ablated:.3f}: nothing to recover)"
 
 
 class ContextLosses(NamedTuple):
-    """Sums over the predicted tokens of each context, in nats, float64."""
+    """Sums over the predictions of each context that count, in nats, float64."""
 
     n_predicted: Int[ndarray, " context"]
     clean: Float[ndarray, " context"]
@@ -41,7 +56,7 @@ class ContextLosses(NamedTuple):
 
 
 class LossSummary(NamedTuple):
-    """Nats a token, mean over all predicted tokens; each `_error` is the bootstrap standard error over contexts."""
+    """Nats a token, mean over all predictions that count; each `_error` is the bootstrap standard error over contexts."""
 
     n_predicted: int
     loss_clean: float
@@ -49,7 +64,8 @@ class LossSummary(NamedTuple):
     loss_zero_ablated: float
     loss_mean_ablated: float
     loss_recovered_zero: float
-    """(L_zero - L_reconstructed) / (L_zero - L_clean), the paper's; generous, as zero ablation is an especially bad baseline."""
+    """(L_zero - L_reconstructed) / (L_zero - L_clean), the paper's; generous, as zero ablation is an especially bad baseline.
+    NaN where L_clean is not below L_zero."""
     loss_recovered_zero_error: float
     loss_recovered_mean: float
     """The same against mean ablation."""

@@ -1,4 +1,4 @@
-"""What `reports/proxies.json` says: the best units of each hypothesis, how specific and sensitive they are."""
+"""What `reports/proxies/proxies.json` says: the best units of each hypothesis, how specific and sensitive they are."""
 
 from typing import Any, NamedTuple, SupportsFloat
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from sae.errors import CorpusError
-from sae.storage.tokens import CHUNK_CONTEXTS, NO_DOCUMENT, Contexts, Split, TokenStore
+from sae.storage.tokens import CHUNK_CONTEXTS, Contexts, Split, TokenStore
 
 SMOOTHING = 0.5
 """Added to every token's count, so that an id unseen in train has P = 0.5 / N rather than 0. Half an occurrence
@@ -20,7 +20,7 @@ class Statistics(NamedTuple):
 
     vocabulary: Sequence[bytes]
     log_unigram: Float[ndarray, " vocab"]
-    """log P of each token id, nats, smoothed; over all tokens of documents, so BOS counts for nothing."""
+    """log P of each token id, nats, smoothed; over all tokens of documents (`Contexts.known`), so BOS counts for nothing."""
     sample: Contexts
     """Randomly chosen train contexts, for P(script) and for tokens that are part of a character."""
     kinds: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ def measure(store: TokenStore, n_sample: int, seed: int) -> Statistics:
     split = store.split("train")
     counts = np.zeros(store.n_vocab, dtype=np.int64)
     for block in split.batches(CHUNK_CONTEXTS):
-        counts += np.bincount(block.tokens[block.document != NO_DOCUMENT].astype(np.int64), minlength=store.n_vocab)
+        counts += np.bincount(block.tokens[block.known].astype(np.int64), minlength=store.n_vocab)
     if not counts.sum():
         raise CorpusError(f"the train split of {store.path} holds no tokens; make it from more text")
     parts = list(read_contexts(split, choose_contexts(split, n_sample, seed)))
@@ -67,4 +67,4 @@ def read_contexts(split: Split, chosen: Bool[ndarray, " n_contexts"], block: int
         mask = chosen[start : start + len(contexts.tokens)]
         start += len(mask)
         if mask.any():
-            yield Contexts(*(part[mask] for part in contexts))
+            yield contexts.part(mask)

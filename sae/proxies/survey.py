@@ -18,7 +18,8 @@ from sae.proxies.likelihood import Scorer
 from sae.proxies.sampling import choose_contexts, measure, read_contexts
 from sae.shapes import Rows
 from sae.source.site import ActivationSource
-from sae.storage.tokens import NO_DOCUMENT, TokenStore, to_tensor
+from sae.storage.tokens import TokenStore, to_tensor
+from sae.ties import first_best
 
 POPULATIONS = ("features", "neurons")
 MEASURES = ("proxy", "sign", "clipped", "kind")
@@ -29,7 +30,7 @@ SCORED_CONTEXTS = 512
 
 
 class Batch(NamedTuple):
-    """Some held-out tokens of documents (no BOS)."""
+    """Some held-out tokens that count (`Contexts.kept`)."""
 
     rows: Rows
     scores: Float64[ndarray, "row hypothesis"]
@@ -56,6 +57,14 @@ class Text:
         self.kinds = store.kinds
         self._true = np.array([[kind in hypothesis.kinds for hypothesis in self.hypotheses] for kind in store.kinds])
 
+    def n_positive(self) -> Int64[ndarray, " hypothesis"]:
+        """Tokens that count of which each hypothesis says yes; no transformer is asked."""
+        found = np.zeros(len(self.scorers), np.int64)
+        for block in read_contexts(self._split, self._chosen, SCORED_CONTEXTS):
+            kept = block.kept()
+            found += np.array([int((score(block)[kept] > 0).sum()) for score in self.scorers])
+        return found
+
     def batches(self, source: ActivationSource, label: str) -> Iterator[Batch]:
         """All the tokens, in order, with the transformer's activations."""
         on_gpu = torch.device(source.device).type == "cuda"
@@ -63,10 +72,13 @@ class Text:
         done = 0
         with ProgressBar(label, int(self._chosen.sum())) as bar:
             for block in read_contexts(self._split, self._chosen, SCORED_CONTEXTS):
-                scores = np.stack([score(block) for score in self.scorers], axis=-1)
+                scores, counted = np.stack([score(block) for score in self.scorers], axis=-1), block.kept()
                 for start in range(0, len(block.tokens), n_contexts):
                     part = slice(start, start + n_contexts)
-                    kept = block.document[part] != NO_DOCUMENT
+                    kept = counted[part]
+                    if not kept.any():
+                        done += kept.size
+                        continue
                     acts = source.activations(to_tensor(block.tokens[part], source.device))
                     rows = acts[torch.from_numpy(kept).to(acts.device)]
                     kind = block.kind[part][kept]
@@ -142,6 +154,7 @@ def survey(source: ActivationSource, dictionary: Dictionary, text: Text, k: int)
     for name in POPULATIONS:
         values, rows_of = strongest[name].result()
         by_measure = pearson[name].pearson().reshape(len(MEASURES), n_hypotheses, -1)
+        by_measure[: MEASURES.index("kind"), (counts[0] == 0) | (counts[0] == len(kind))] = np.nan  # nothing to judge by
         populations[name] = Population(by_measure, values, np.where(rows_of >= 0, kind[rows_of], -1).astype(np.int64))
     n_by_kind = np.bincount(kind, minlength=len(text.kinds))
     with_kind = between.pearson().reshape(len(MEASURES), n_hypotheses, len(MEASURES), n_hypotheses)[:, :, -1]
@@ -159,8 +172,8 @@ class Candidate(NamedTuple):
 
 
 def best_unit(correlations: Float64[ndarray, " unit"]) -> int | None:
-    """The unit with the largest correlation (the first of equal ones), or None where none is defined."""
-    return None if np.isnan(correlations).all() else int(np.nanargmax(correlations))
+    """The unit with the largest correlation (of those within 1e-9 of it the first), or None where none is defined."""
+    return None if np.isnan(correlations).all() else int(first_best(correlations[None])[0])
 
 
 def examine(

@@ -1,7 +1,7 @@
 """What a transformer must beat: a unigram and a bigram model of tokens, fitted on train contexts.
 
-Both are measured on the tokens that a transformer predicts: positions 1 and later of each context, each given the one before
-it in the same context. numpy only.
+Both are fitted and measured on the tokens that a transformer predicts, of which the prediction counts: positions 1 and later of
+each context, each given the one before it in the same context. numpy only.
 """
 
 from typing import NamedTuple
@@ -11,11 +11,9 @@ from jaxtyping import Float, Integer
 from numpy import ndarray
 
 from sae.errors import CorpusError
-from sae.shapes import TokenArray
+from sae.storage.tokens import Sequences
 
 Ids = Integer[ndarray, "pair"]
-HeldoutArray = Integer[ndarray, "heldout position"]
-"""Contexts as `TokenArray`, with another number of them than the train contexts beside it."""
 LogProbs = Float[ndarray, "pair"]
 
 
@@ -61,19 +59,29 @@ class BaselineLosses(NamedTuple):
     bigram: float
 
 
-def fit_unigram(contexts: TokenArray, n_vocab: int) -> Unigram:
-    """From the predicted tokens (positions 1 and later) of `contexts`."""
-    counts = np.bincount(contexts[:, 1:].ravel(), minlength=n_vocab) + 0.5
+class Neighbours(NamedTuple):
+    """Every prediction of some contexts that counts: a token and the one before it."""
+
+    previous: Ids
+    token: Ids
+
+    @classmethod
+    def of(cls, contexts: Sequences) -> "Neighbours":
+        counted = contexts.predicted
+        return cls(contexts.tokens[:, :-1][counted], contexts.tokens[:, 1:][counted])
+
+
+def fit_unigram(predicted: Ids, n_vocab: int) -> Unigram:
+    """From predicted tokens."""
+    counts = np.bincount(predicted, minlength=n_vocab) + 0.5
     return Unigram(np.log(counts / counts.sum()))
 
 
-def fit_bigram(contexts: TokenArray, n_vocab: int) -> Bigram:
-    """From the neighbours within each of `contexts`. Raises `CorpusError` where there are none."""
-    if contexts.shape[1] < 2 or not len(contexts):
-        raise CorpusError(
-            f"no two neighbouring tokens in {contexts.shape[0]} contexts of {contexts.shape[1]}; nothing to fit a bigram on"
-        )
-    keys = contexts[:, :-1].astype(np.int64) * n_vocab + contexts[:, 1:]
+def fit_bigram(neighbours: Neighbours, n_vocab: int) -> Bigram:
+    """Raises `CorpusError` where there are none."""
+    if not len(neighbours.token):
+        raise CorpusError("no two neighbouring tokens of which the second counts; there is nothing to fit a bigram on")
+    keys = neighbours.previous.astype(np.int64) * n_vocab + neighbours.token
     pairs, counts = np.unique(keys, return_counts=True)
     first, second = pairs // n_vocab, pairs % n_vocab
     discount = discounts(counts)[np.minimum(counts, 3)]
@@ -98,8 +106,8 @@ def discounts(counts: Integer[ndarray, " distinct"]) -> Float[ndarray, "4"]:
     return np.clip(found, [0.0, 0.01, 0.01, 0.01], [0.0, 0.99, 1.99, 2.99])
 
 
-def measure_baselines(train: TokenArray, heldout: HeldoutArray, n_vocab: int) -> BaselineLosses:
-    """Fit both on `train`, measure both on every predicted token of `heldout`."""
-    previous, tokens = heldout[:, :-1].ravel(), heldout[:, 1:].ravel()
-    unigram, bigram = fit_unigram(train, n_vocab), fit_bigram(train, n_vocab)
-    return BaselineLosses(-float(unigram.log_prob(tokens).mean()), -float(bigram.log_prob(previous, tokens).mean()))
+def measure_baselines(train: Sequences, heldout: Sequences, n_vocab: int) -> BaselineLosses:
+    """Fit both on `train`, measure both on every prediction of `heldout` that counts."""
+    fitted, tried = Neighbours.of(train), Neighbours.of(heldout)
+    unigram, bigram = fit_unigram(fitted.token, n_vocab), fit_bigram(fitted, n_vocab)
+    return BaselineLosses(-float(unigram.log_prob(tried.token).mean()), -float(bigram.log_prob(*tried).mean()))

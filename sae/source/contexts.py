@@ -17,12 +17,16 @@ import numpy as np
 from sae.errors import ConfigError, CorpusError
 from sae.progress import ProgressBar
 from sae.shapes import DocumentArray, TokenArray
+from sae.shown import printable
 from sae.source.corpus_document import Document
 from sae.source.tokenizer import SMALLEST_VOCABULARY, TextTokenizer, pretrained_tokenizer, train_tokenizer
 from sae.storage.tokens import CHUNK_CONTEXTS, NO_DOCUMENT, SPLITS, Blocks, token_dtype, write_tokens
 
 TOKENIZER_BYTES = 100_000_000
 """Text that a tokenizer is trained on at most: its few thousand merges are settled long before that."""
+LARGEST_VOCABULARY = 2**20
+"""Four times that of any transformer known. Each id costs memory in the store and the transformer, so a stray one (a mask
+that was stored without its sign, a hash) is told instead of becoming the size of everything."""
 DROPPED = -1
 """Split of a document that is empty or occurred before; else its index in SPLITS."""
 
@@ -49,6 +53,15 @@ class TokensConfig:
     """Share of each kind's bytes (ids: of the rows) that goes, by whole documents, into the held-out split."""
     path: str = ""
     """ids: an .npy file, integers [context, position] (a row is a context and a document) or [position]."""
+    pad: int | None = None
+    """ids: the id of padding. Its predictions, and those made at it, count nowhere: not in losses, nor are their rows
+    harvested, or in densities and examples. A position counts where the prediction made there, of the next token, does."""
+    predicted: tuple[int, int] | None = None
+    """ids: first and last position of the tokens that can be predicted, such as [7, 11] of a sum's digits; the others count
+    nowhere, as with `pad`. The rows are those of the positions one before, where the predictions are made."""
+    predicted_mask: str = ""
+    """ids: an .npy file of the array's shape, true (or not 0) for each token whose prediction counts. With `pad` or `predicted`
+    beside it a prediction must count by all."""
     seed: int = 0
     """Of the split and of the order of documents."""
 
@@ -59,12 +72,22 @@ class TokensConfig:
             raise ConfigError(f"heldout_fraction must be between 0 and 1, not {self.heldout_fraction}")
         if self.source == "ids" and not self.path:
             raise ConfigError("source ids needs a path, of an .npy file with token ids")
+        self._check_counting()
         trained = self.source == "corpus" and self.tokenizer == "train"
         if trained and (self.n_vocab is None or self.n_vocab < SMALLEST_VOCABULARY):
             raise ConfigError(f"n_vocab must be at least {SMALLEST_VOCABULARY} (every byte, and end of text), not {self.n_vocab}")
-        if self.n_vocab is not None and not 1 < self.n_vocab <= (2**20 if trained else 2**31):
+        if self.n_vocab is not None and not 1 < self.n_vocab <= LARGEST_VOCABULARY:
+            raise ConfigError(f"n_vocab must be at least 2 and at most {LARGEST_VOCABULARY:,}, not {self.n_vocab}")
+
+    def _check_counting(self) -> None:
+        if self.source != "ids" and (self.pad is not None or self.predicted is not None or self.predicted_mask):
+            raise ConfigError("pad, predicted and predicted_mask are for source: ids; of a corpus every prediction counts")
+        if self.pad is not None and self.pad < 0:
+            raise ConfigError(f"'pad' = {self.pad}: must be a token id, at least 0")
+        if self.predicted is not None and not 1 <= self.predicted[0] <= self.predicted[1]:
             raise ConfigError(
-                f"n_vocab must be at least 2, and at most {2**20:,} for a tokenizer trained here, not {self.n_vocab}"
+                f"'predicted' = {list(self.predicted)}: give the first and the last position, [first, last]; position 0 is "
+                "predicted by nothing"
             )
 
 
@@ -96,6 +119,10 @@ class Summary:
     """ids: the largest that occurs; a vocabulary much above it has rows that nothing trains."""
     ids_sha256: str | None = None
     """ids: digest of the file."""
+    n_counted: dict[str, int] | None = None
+    """ids: positions that count, by split; None where all do (`tokens.pad`, `tokens.predicted`, `tokens.predicted_mask`)."""
+    mask_sha256: str | None = None
+    """ids: digest of the file `tokens.predicted_mask`."""
 
 
 class Survey(NamedTuple):
@@ -290,5 +317,7 @@ def table(summary: Summary) -> str:
     lines = [f"{'kind':14}{'documents':>10}{'tokens':>12}{'held out':>12}{'share':>9}"]
     for kind in sorted(total, key=lambda kind: (-total[kind], kind)):
         n = sum(documents[name][kind] for name in SPLITS)
-        lines.append(f"{kind:14}{n:>10,}{total[kind]:>12,}{tokens['heldout'][kind]:>12,}{total[kind] / everything:>9.2%}")
+        lines.append(
+            f"{printable(kind):14}{n:>10,}{total[kind]:>12,}{tokens['heldout'][kind]:>12,}{total[kind] / everything:>9.2%}"
+        )
     return "\n".join(lines)

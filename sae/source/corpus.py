@@ -3,11 +3,22 @@
 import math
 import random
 import re
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from sae.errors import ConfigError, CorpusError
-from sae.source.corpus_document import Document
+from sae.source.corpus_document import (
+    LONE_PARTS,
+    SHORTEST_PART,
+    Document,
+    Spool,
+    Tally,
+    in_parts,
+    n_bytes,
+    write_documents,
+)
 from sae.source.corpus_files import read_files
 from sae.source.corpus_hub import HubText, read_hub
 from sae.source.corpus_installed import KINDS, installed
@@ -35,9 +46,11 @@ class CorpusConfig:
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
     """Of `installed`: kind -> share of the bytes, in any unit (they are normalised)."""
     files: list[str] = field(default_factory=list)
-    """Of `files`: globs of txt, jsonl, jsonl.zst, parquet."""
+    """Of `files`: globs of txt, jsonl, jsonl.zst, parquet. A document of more than 1 MB, and one that is the only one of its
+    kind, is cut into parts: they are documents of their own, some of them held out."""
     text_field: str = "text"
-    """Of `files`: the field (column) that holds a document's text; `kind` is read too where there is one."""
+    """Of `files`: the field (column) that holds a document's text, or a field within one, as in `message.text`; `kind` is read
+    too where there is one."""
     dataset: str = ""
     """Of `hub`: the data set's name, `owner/name`."""
     revision: str = ""
@@ -75,24 +88,53 @@ class CorpusConfig:
                 raise ConfigError(f"max_documents must be at least 1, not {self.max_documents}")
 
 
-def gather(config: CorpusConfig) -> tuple[list[Document], dict[str, int]]:
-    """All documents in a seeded order, and the kinds of which there was too little text, with the bytes found.
+def write_corpus(config: CorpusConfig, folder: Path) -> dict[str, Any]:
+    """Write all documents in a seeded order into `folder`, the draft of a corpus; returns the manifest, and as `short` the kinds
+    of which there was too little text, with the bytes found.
 
-    They are all in memory. Raises `CorpusError` where there is none.
+    One document is held at a time (of `installed` all). Raises `CorpusError` where there is none.
     """
-    short: dict[str, int] = {}
+    documents, short = gather(config)
+    spooled = folder / "spool"
+    found, tally = Tally(), Tally()
+    with Spool(spooled) as spool:
+        for document in documents:
+            found.add(document)
+            spool.add(document)
+        if not len(spool) and config.source != "none":
+            raise CorpusError(
+                f"the corpus is empty: source '{config.source}' gave no document with text; see section corpus in params.yaml"
+            )
+        order = list(range(len(spool)))
+        random.Random(f"{config.seed}/order").shuffle(order)
+        lone = {kind for kind, n in found.n_documents.items() if n == 1 and config.source in ("files", "hub")}
+        write_documents(_counted(_lone_in_parts((spool[i] for i in order), lone), tally), folder)
+    spooled.unlink()
+    return {**tally.manifest(), "short": short}
+
+
+def gather(config: CorpusConfig) -> tuple[Iterable[Document], dict[str, int]]:
+    """All documents as they are found, and the kinds of which there was too little text, with the bytes found."""
     if config.source == "none":
         return [], {}
     if config.source == "installed":
-        documents, short = installed(config.seed, round(config.megabytes * 1e6), config.shares)
-    elif config.source == "files":
-        documents = list(read_files(config.files, config.text_field))
-    else:
-        wanted = HubText(config.dataset, config.revision, config.dataset_config, config.split, config.text_column)
-        documents = list(read_hub(wanted, config.max_documents))
-    if not documents:
-        raise CorpusError(
-            f"the corpus is empty: source '{config.source}' gave no document with text; see section corpus in params.yaml"
-        )
-    random.Random(f"{config.seed}/order").shuffle(documents)
-    return documents, short
+        return installed(config.seed, round(config.megabytes * 1e6), config.shares)
+    if config.source == "files":
+        return read_files(config.files, config.text_field), {}
+    wanted = HubText(config.dataset, config.revision, config.dataset_config, config.split, config.text_column)
+    return read_hub(wanted, config.max_documents), {}
+
+
+def _lone_in_parts(documents: Iterable[Document], kinds: Container[str]) -> Iterator[Document]:
+    """`documents` with those of these `kinds` cut in parts, where they are long enough for two."""
+    for document in documents:
+        if document.kind in kinds:
+            yield from in_parts(document, 2 * SHORTEST_PART, max(SHORTEST_PART, n_bytes(document.text) // LONE_PARTS))
+        else:
+            yield document
+
+
+def _counted(documents: Iterable[Document], tally: Tally) -> Iterator[Document]:
+    for document in documents:
+        tally.add(document)
+        yield document

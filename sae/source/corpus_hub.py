@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sae.errors import ConfigError, CorpusError, UnavailableError, needs
-from sae.source.corpus_document import Document
+from sae.source.corpus_document import Document, in_parts
 from sae.source.corpus_files import to_document
 
 with needs("pipeline"):
@@ -40,7 +40,8 @@ def read_hub(wanted: HubText, max_documents: int) -> Iterator[Document]:
         from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 
     cached = _cached_snapshot(wanted)
-    where, revision = (cached, None) if cached else (wanted.dataset, wanted.revision)
+    # By its plain name `datasets` would rather take a folder of that name in the working directory, whatever is in it.
+    where, revision = (cached, None) if cached else (f"hf://datasets/{wanted.dataset}", wanted.revision)
     advice = "set corpus.text_column"
     kind = wanted.dataset.rpartition("/")[2].lower()
     try:
@@ -48,7 +49,7 @@ def read_hub(wanted: HubText, max_documents: int) -> Iterator[Document]:
         for number, record in enumerate(itertools.islice(records, max_documents)):
             document = to_document(record, wanted.column, f"{wanted.dataset}:{number}", kind, advice)
             if document:
-                yield document
+                yield from in_parts(document)
     except CorpusError:
         raise
     except (DatasetNotFoundError, DataFilesNotFoundError, EmptyDatasetError, ValueError) as error:

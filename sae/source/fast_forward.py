@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae.shapes import Positions, Tokens
@@ -116,10 +116,12 @@ class FastForward:
         keys = torch.addcmul(table.bias, mixed, inverse_scale.to(mixed.dtype), out=mixed)
         return _first(self._layer(x, 0, positions, keys), place)
 
-    def summed_loss(self, tokens: Tokens) -> Float[Tensor, ""]:
-        """Cross-entropy, nats, summed over the predicted tokens of the batch."""
-        x = self.stream(tokens)[:, :-1].flatten(0, 1).to(self.dtype)
-        loss: Tensor = _LinearCrossEntropy.apply(x, self.weights["head.weight"], tokens[:, 1:].flatten())
+    def summed_loss(self, tokens: Tokens, counted: Bool[Tensor, "context predicted"] | None = None) -> Float[Tensor, ""]:
+        """Cross-entropy, nats, summed over the predicted tokens of the batch, or those that are `counted`."""
+        x, target = self.stream(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+        if counted is not None:
+            x, target = x[counted.flatten()], target[counted.flatten()]
+        loss: Tensor = _LinearCrossEntropy.apply(x.to(self.dtype), self.weights["head.weight"], target)
         return loss
 
     def _through(self, tokens: Tokens, n_layers: int) -> Stream:

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from sae.errors import CorpusError, NumericsError
-from sae.shapes import TokenArray
-from sae.source.baselines import HeldoutArray, measure_baselines
+from sae.source.baselines import measure_baselines
 from sae.source.site import ActivationSource
-from sae.storage.tokens import Split, to_tensor
+from sae.storage.tokens import Sequences, Split, mask_tensor, to_tensor
 
 CLEAR_MARGIN = 0.3
 """Nats a token under the bigram: less, and its MLP has learned little that is worth a dictionary."""
@@ -21,7 +20,7 @@ TOKENS_PER_BATCH = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Heldout:
-    """All means over the same predicted held-out tokens, nats a token."""
+    """All means over the same predicted held-out tokens, those that count, nats a token."""
 
     heldout_loss: float
     """The transformer's."""
@@ -31,7 +30,7 @@ class Heldout:
     bigram_loss: float
     """Of models fitted on the whole train split."""
     n_heldout_tokens: int
-    """Predicted tokens that the means are over."""
+    """Predictions that the means are over: those that count."""
 
     @property
     def margin(self) -> float:
@@ -56,10 +55,16 @@ class Heldout:
                 f"THE TRANSFORMER DOES NOT BEAT THE BIGRAM CLEARLY: {how} nats a token (clear: {CLEAR_MARGIN}). "
                 "A dictionary of its MLP would say little: train it longer (transformer.n_tokens) or on more text."
             )
+        if self.zero_ablated_loss < self.heldout_loss:
+            lines.append(
+                f"THE TRANSFORMER IS BETTER WITHOUT ITS MLP, by {self.heldout_loss - self.zero_ablated_loss:.3f} nats a token: a "
+                "dictionary of it cannot be judged by the loss that it recovers. Are predictions counted that nobody can make "
+                "(padding, symbols drawn by chance)? Leave them out: tokens.pad, tokens.predicted, tokens.predicted_mask."
+            )
         return "\n".join(lines)
 
 
-def spread(split: Split, n_tokens: int) -> TokenArray:
+def spread(split: Split, n_tokens: int) -> Sequences:
     """Whole contexts of about `n_tokens` tokens, evenly spaced over the split (which may be sorted); all where it holds fewer.
 
     Raises `CorpusError` for an empty split.
@@ -68,21 +73,28 @@ def spread(split: Split, n_tokens: int) -> TokenArray:
         raise CorpusError("the held-out split holds no context; give more text or a larger held-out share")
     n_contexts = min(split.n_contexts, max(1, n_tokens // split.context_length))
     chosen = np.arange(n_contexts) * split.n_contexts // n_contexts
-    return split[0 : split.n_contexts].tokens[chosen]
+    return split.sequences().part(chosen)
 
 
 @torch.no_grad()
-def measure(source: ActivationSource, train: TokenArray, heldout: HeldoutArray) -> Heldout:
-    """The transformer and the baselines on the predicted tokens of `heldout`."""
+def measure(source: ActivationSource, train: Sequences, heldout: Sequences) -> Heldout:
+    """The transformer and the baselines on the predictions of `heldout` that count. Ablated, the activations at the site are zero
+    at every position.
+
+    Raises `CorpusError` where none counts, `NumericsError` for a loss that is not finite."""
     clean = ablated = 0.0
-    contexts_per_batch = max(1, TOKENS_PER_BATCH // heldout.shape[1])
-    for start in range(0, len(heldout), contexts_per_batch):
-        tokens = to_tensor(heldout[start : start + contexts_per_batch], source.device)
-        clean += float(source.loss(tokens).double().sum())
-        ablated += float(source.loss(tokens, replace=torch.zeros_like).double().sum())
+    n_tokens = int(heldout.predicted.sum())
+    if n_tokens == 0:
+        raise CorpusError("no prediction of the held-out contexts looked at counts; raise transformer.heldout_tokens")
+    contexts_per_batch = max(1, TOKENS_PER_BATCH // heldout.tokens.shape[1])
+    for start in range(0, len(heldout.tokens), contexts_per_batch):
+        part = heldout.part(slice(start, start + contexts_per_batch))
+        tokens = to_tensor(part.tokens, source.device)
+        counted = mask_tensor(part.predicted, source.device)
+        clean += float(torch.where(counted, source.loss(tokens).double(), 0.0).sum())
+        ablated += float(torch.where(counted, source.loss(tokens, replace=torch.zeros_like).double(), 0.0).sum())
     if not math.isfinite(clean + ablated):
         raise NumericsError("the transformer's held-out loss is not finite: its weights hold NaN or infinity; nothing is saved")
-    n_tokens = heldout[:, 1:].size
     baselines = measure_baselines(train, heldout, source.n_vocab)
     return Heldout(
         heldout_loss=clean / n_tokens,

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sae import artefact
 from sae.chance import generator
-from sae.errors import ConfigError
+from sae.errors import ConfigError, raise_if_of_disk
+from sae.paths import given
 from sae.source.hub import snapshot
 from sae.source.transformer import (
     CONFIG,
@@ -73,7 +74,7 @@ def from_folder(path: str | Path) -> Found:
 
     Raises `ConfigError` where there is none, or where weights and config disagree.
     """
-    path = Path(path)
+    path = given(path)
     if not path.is_dir():
         raise ConfigError(f"path: {path} is no folder; it must hold weights and {CONFIG}")
     if (path / artefact.RUN_FILE).is_file():
@@ -137,6 +138,7 @@ def _read_state(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise_if_of_disk(error, f"reading {file}")
         raise ConfigError(f"{file} is no readable file of weights: {error}") from None
     except Exception as error:  # pickle.UnpicklingError and its kin: weights_only refuses everything but tensors
         raise ConfigError(f"{file} holds more than tensors, and is not opened (it could run code): {error}") from None
@@ -149,6 +151,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        raise_if_of_disk(error, f"reading {file}")
         raise ConfigError(f"{file} is missing or no JSON: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must hold a JSON object")

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sae.errors import ConfigError, StoreError, needs
+from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
+from sae.paths import given
 from sae.source.hub import snapshot
 
 with needs("pipeline"):
@@ -51,7 +52,7 @@ class TextTokenizer(NamedTuple):
         """Write a folder for AutoTokenizer, with nothing in it that depends on where it lies."""
         folder.mkdir(parents=True)
         self.backend.encode_special_tokens = False
-        self.backend.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
         text = json.dumps(self.config, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
@@ -88,10 +89,11 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
 
     Raises `StoreError` where the folder has no readable tokenizer.json.
     """
-    path = Path(folder) / "tokenizer.json"
+    path = given(folder) / "tokenizer.json"
     try:
-        backend = Tokenizer.from_file(str(path))
+        backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the package raises plain Exception
+        raise_if_of_disk(error, f"reading {path}")
         raise StoreError(f"{path} is no readable tokenizer ({error}); make it again: dvc repro tokens") from None
     return as_data(backend)
 
@@ -112,7 +114,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
 
     Raises `ConfigError` where there is none or it can't be used, `UnavailableError` where the hub can't be reached.
     """
-    folder, origin = Path(name), name
+    folder, origin = given(name), name
     if not folder.is_dir():
         if name.count("/") != 1:
             raise ConfigError(
@@ -130,6 +132,7 @@ def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         backend = loaded.backend_tokenizer
     except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise_if_of_disk(error, f"reading the tokenizer {name!r}")
         raise ConfigError(f"tokens.tokenizer = {name!r} holds no tokenizer that can be read: {error}") from None
     separator = loaded.eos_token_id if loaded.eos_token_id is not None else loaded.bos_token_id
     if separator is None:

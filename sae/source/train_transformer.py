@@ -5,23 +5,26 @@ The gradient of a batch is the sum over its shards in a fixed order, so its bits
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from sae.errors import CorpusError, NumericsError
 from sae.progress import ProgressBar
-from sae.shapes import TokenArray, Tokens
+from sae.shapes import Tokens
 from sae.source.transformer_config import TransformerConfig
-from sae.storage.tokens import to_tensor
+from sae.storage.tokens import Sequences, mask_tensor, to_tensor
 
-SummedLoss = Callable[[Tokens], Tensor]
-"""Cross-entropy of some contexts, nats, summed over their predicted tokens, with gradients; called from several threads."""
+Mask = Bool[Tensor, "context predicted"]
+SummedLoss = Callable[[Tokens, Mask | None], Tensor]
+"""Cross-entropy of some contexts, nats, summed over their predictions that count (entry t of the mask is the one of token t + 1;
+None: all), with gradients; called from several threads."""
 
 
 class Trained(NamedTuple):
@@ -35,19 +38,20 @@ class Trained(NamedTuple):
     """Mean loss of the last tenth of the steps, nats a token, on train text."""
 
 
-def batches(contexts: TokenArray, per_batch: int, n_batches: int, seed: int) -> Iterator[TokenArray]:
+def batches(contexts: Sequences, per_batch: int, n_batches: int, seed: int) -> Iterator[Sequences]:
     """`n_batches` batches of `per_batch` contexts, drawn without replacement; each epoch in a new seeded order, and a
     batch may lie across two. Raises `CorpusError` where there are fewer contexts than a batch."""
-    if len(contexts) < per_batch:
+    n_contexts = len(contexts.tokens)
+    if n_contexts < per_batch:
         raise CorpusError(
-            f"{len(contexts)} train contexts are fewer than one batch ({per_batch}); give more text or a smaller batch"
+            f"{n_contexts} train contexts are fewer than one batch ({per_batch}); give more text or a smaller batch"
         )
     generator = np.random.default_rng(seed)
     order = np.empty(0, dtype=np.int64)
     for _ in range(n_batches):
         if len(order) < per_batch:
-            order = np.concatenate([order, generator.permutation(len(contexts))])
-        yield contexts[order[:per_batch]]
+            order = np.concatenate([order, generator.permutation(n_contexts)])
+        yield contexts.part(order[:per_batch])
         order = order[per_batch:]
 
 
@@ -62,39 +66,49 @@ def learning_rate(step: int, n_steps: int, config: TransformerConfig) -> float:
 
 
 def train_transformer(
-    weights: list[nn.Parameter], loss: SummedLoss, contexts: TokenArray, config: TransformerConfig, device: torch.device
+    weights: list[nn.Parameter], loss: SummedLoss, contexts: Sequences, config: TransformerConfig, device: torch.device
 ) -> Trained:
     """Train `weights` in place. Raises `NumericsError` at a loss that is not finite, before it reaches the weights."""
     optimizer = _optimizer(weights, config)
-    tokens_per_batch = config.contexts_per_batch * contexts.shape[1]
+    tokens_per_batch = config.contexts_per_batch * contexts.tokens.shape[1]
     n_steps = math.ceil(config.n_tokens / tokens_per_batch)
     losses = []
     with ProgressBar("transformer", total=n_steps) as bar, _threads(config.shards, device) as run:
         for step, batch in enumerate(batches(contexts, config.contexts_per_batch, n_steps, config.seed)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, n_steps, config)
-            losses.append(_set_gradients(weights, loss, to_tensor(batch, device), config, run))
+            losses.append(_set_gradients(weights, loss, batch, config, device, run))
             if not math.isfinite(losses[-1]):
                 raise NumericsError(_diverged(losses[-1], step, config))
             nn.utils.clip_grad_norm_(weights, config.clip)
             optimizer.step()
             bar.advance(1, f"loss {losses[-1]:.3f}")
     tail = losses[-max(1, n_steps // 10) :]
-    return Trained(n_steps * tokens_per_batch, n_steps * config.contexts_per_batch / len(contexts), sum(tail) / len(tail))
+    return Trained(n_steps * tokens_per_batch, n_steps * config.contexts_per_batch / len(contexts.tokens), sum(tail) / len(tail))
 
 
 def _set_gradients(
-    weights: list[nn.Parameter], loss: SummedLoss, tokens: Tokens, config: TransformerConfig, run: Callable[..., Iterator[Any]]
+    weights: list[nn.Parameter],
+    loss: SummedLoss,
+    batch: Sequences,
+    config: TransformerConfig,
+    device: torch.device,
+    run: Callable[..., Iterator[Any]],
 ) -> float:
-    """The mean loss of the batch and its gradients, summed over the shards in their order."""
-    n_predicted = tokens[:, 1:].numel()
+    """The mean loss of the batch, over the predictions that count, and its gradients, summed over the shards in their order."""
+    n_predicted = max(1, int(batch.predicted.sum()))
+    tokens = to_tensor(batch.tokens, device)
+    shards = tokens.chunk(config.shards)
+    masks: Sequence[Mask | None] = [None] * len(shards)
+    if not batch.predicted.all():
+        masks = mask_tensor(batch.predicted, device).chunk(config.shards)
 
-    def part(shard: Tokens) -> tuple[Tensor, tuple[Tensor, ...]]:
-        mean = loss(shard) / n_predicted
+    def part(shard: Tokens, of_it: Mask | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        mean = loss(shard, of_it) / n_predicted
         return mean.detach(), torch.autograd.grad(mean, weights)
 
     total = 0.0
-    for index, (mean, gradients) in enumerate(run(part, tokens.chunk(config.shards))):
+    for index, (mean, gradients) in enumerate(run(part, shards, masks)):
         total += mean.item()
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient if index == 0 else torch.add(weight.grad, gradient)  # type: ignore[arg-type]

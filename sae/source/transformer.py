@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sae import artefact
 from sae.chance import generator
-from sae.errors import ConfigError, StoreError, needs
+from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
+from sae.paths import given
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
 from sae.source.fast_forward import FastForward, KeyTable
@@ -239,6 +240,7 @@ def boot_hub(folder: Path, name: str) -> TransformerBridge:
     try:
         return boot_transformers(str(folder), device="cpu")
     except (ValueError, OSError, KeyError, RuntimeError, ImportError, NotImplementedError) as error:
+        raise_if_of_disk(error, f"reading {folder}")
         raise ConfigError(f"transformer_lens cannot boot {name} from {folder}: {error}") from None
 
 
@@ -285,7 +287,11 @@ def load_source(path: str | Path, device: str | torch.device = "cpu") -> Transfo
 
     Raises `StoreError` where it is missing or damaged, `UnavailableError` where its weights lie in a hub out of reach.
     """
-    path = Path(path)
+    path = given(path)
+    return artefact.steadily(path, lambda: _load(path, device))
+
+
+def _load(path: Path, device: str | torch.device) -> TransformerSource:
     run = artefact.read_run(path, "transformer", made_by="dvc repro transformer")
     artefact.verify(path, run)
     try:

@@ -12,9 +12,9 @@ from numpy import ndarray
 from sae.chance import generator
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError, CorpusError
-from sae.features.feature import printable
 from sae.features.passes import n_contexts
 from sae.features.together import Text, read_text
+from sae.shown import printable
 from sae.source.site import ActivationSource
 from sae.splitting.masked import Sizes, sizes_of
 from sae.storage.tokens import TokenStore

@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from sae.features.correlations import BLOCK_PAIRS, ByToken, by_token, product_rows
 from sae.features.firings import Firings
+from sae.ties import TIE, first_best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def masked_cosine(
 ) -> Float[ndarray, "unit feature"]:
     """Of the features `begin` to `end` of `first` with all of the second, whose squared `norms` are given; float64. The larger
     of the cosine over the tokens on which the one fires and that over the tokens on which the other does; 0 where they never
-    fire together."""
+    fire together, and never above 1."""
     values, squares, presence = tokenwise
     m = len(norms)
     product = product_rows(first.firings, values, begin, end, m, roll=roll)
@@ -45,7 +46,8 @@ def masked_cosine(
     of_first = product_rows(first.squares, presence, begin, end, m, roll=roll)
     own = first.firings.sums()[1][begin:end]
     smaller = np.minimum(own[:, None] * of_second, of_first * norms)
-    return np.divide(product, np.sqrt(smaller), out=np.zeros_like(product), where=product > 0)
+    cosine = np.divide(product, np.sqrt(smaller), out=np.zeros_like(product), where=product > 0)
+    return np.minimum(cosine, 1.0, out=cosine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ class Sizes:
     counted: tuple[Int[ndarray, " parent"], Int[ndarray, " other"]]
     """The features of either that fire often enough; all others are left out."""
     best: Int[ndarray, " child"]
-    """The parent with the largest masked cosine, of every feature of the second; -1 for one that is left out."""
+    """The parent with the largest masked cosine, of every feature of the second: of those within 1e-9 of it the one
+    with the lowest number; -1 for one that is left out."""
     best_cosine: Float[ndarray, " child"]
     """With it; 0 for one that is left out."""
     best_shuffled: Float[ndarray, " child"]
@@ -96,8 +99,8 @@ def sizes_of(
         i, j = np.nonzero(true > least)
         edges.append((i + begin, j, true[i, j]))
         n_shuffled += int((null > least).sum())
-        better = true.max(0) > values[0]
-        best[better] = true.argmax(0)[better] + begin
+        better = true.max(0) > values[0] + np.where(best >= 0, TIE, 0)
+        best[better] = first_best(true, axis=0)[better] + begin
         values = np.maximum(values, [true.max(0), null.max(0)])
     parent, child, cosine = (np.concatenate(parts) for parts in zip(*edges, strict=True))
     return Sizes(

@@ -131,7 +131,11 @@ class ActivationStore:
         Raises `StoreError` where the store is missing, unfinished, lacks a file, or one is damaged (of the shards, which are
         large, each chunk is compared with its checksum whenever it is read), `UnavailableError` where a bucket gives no
         answer."""
-        path = folder_of(path)
+        folder = folder_of(path)
+        return artefact.steadily(folder, lambda: cls._open(folder, cache))
+
+    @classmethod
+    def _open(cls, path: Path, cache: bool | None) -> "ActivationStore":
         run = artefact.read_run(path, "activations", made_by="dvc repro harvest")
         layout = layout_of(path, run)
         check_small(path, run, layout)  # before zarr, which takes some damaged descriptions, and stumbles over others

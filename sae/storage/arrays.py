@@ -4,6 +4,7 @@ zarr reads a missing chunk as its fill value. Two things keep that from happenin
 (`write_empty_chunks`), and every file of an artefact is in its `run.json`, which `require_files` checks on opening.
 """
 
+import atexit
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,33 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.core import sync
 
-from sae.errors import StoreError
+from sae.errors import StoreError, raise_if_of_disk
 from sae.provenance import Run
 
 zarr.config.set({"array.write_empty_chunks": True})
+EXIT_SECONDS = 60.0
+"""How long zarr's thread may take to end."""
+
+
+def end_loop() -> None:
+    """At exit, before zarr's own hook: that one gives its thread 0.2 s to stop, then closes the loop all the same, and on a
+    starved machine "Cannot close a running event loop" stands after a right answer. A thread that does not end in a minute is
+    left alone: the process ends anyway."""
+    loop, thread = sync.loop[0], sync.iothread[0]
+    if loop is None or thread is None:
+        return
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(EXIT_SECONDS)
+    if thread.is_alive():
+        atexit.unregister(sync.cleanup_resources)
+        return
+    loop.close()
+    sync.loop[0] = sync.iothread[0] = None  # nothing is left to do for zarr's hook but its pool of threads
+
+
+atexit.register(end_loop)  # hooks run in the reverse order
 
 Codec = Literal["none", "zstd", "lz4"]
 ZSTD_LEVEL, LZ4_LEVEL = 1, 5
@@ -94,6 +117,7 @@ def open_group(path: str | Path, run: Run, *, may_lack: Set[str] = frozenset()) 
     try:
         return zarr.open_group(path, mode="r")
     except (ValueError, TypeError, KeyError, AssertionError, OSError) as error:
+        raise_if_of_disk(error, f"reading {path}")
         raise StoreError(f"{path} is damaged or missing ({error}); make the {run.kind} again") from None
 
 
@@ -113,6 +137,7 @@ def read(array: Array, rows: slice) -> np.ndarray:
     try:
         return np.asarray(array[rows])
     except (ValueError, RuntimeError, OSError) as error:
+        raise_if_of_disk(error, f"reading {array.store_path}")
         raise StoreError(f"{array.store_path} is damaged ({error}); make it again: dvc repro -f -s <stage>") from None
 
 

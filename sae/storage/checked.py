@@ -13,7 +13,7 @@ import numpy as np
 from crc32c import crc32c
 
 from sae import artefact
-from sae.errors import ConfigError, SaeError, StoreError
+from sae.errors import ConfigError, SaeError, StoreError, raise_if_of_disk
 from sae.provenance import Run
 from sae.storage import arrays
 from sae.storage.buffers import Buffers
@@ -99,6 +99,7 @@ class CheckedChunks:
         except SaeError:
             raise
         except (OSError, ValueError, RuntimeError) as error:
+            raise_if_of_disk(error, f"reading {file}")
             raise StoreError(f"{file} is damaged (chunk {place}: {error}); {file.advice}") from None
         return values
 

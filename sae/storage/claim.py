@@ -13,7 +13,7 @@ from sae.storage.share import Share
 def claimed(target: Path, share: Share | None) -> Iterator[None]:
     """Hold the store `target`, whole or a share of it. Raises `LockedError` where another holds it, or the same share, or shares
     of another number (two of those would do the same tasks)."""
-    what, lock = f"{target} is being written", _lock(target)
+    what, lock = f"{target} is being written", artefact.lock_of(target)
     with artefact.locked(lock, what, shared=share is not None):
         if share is None:
             yield
@@ -31,19 +31,15 @@ def claimed(target: Path, share: Share | None) -> Iterator[None]:
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
     """Within it no other that has claimed a share of `target` is; waits for that."""
-    with artefact.locked(_lock(target).with_name(f".{target.name}.lock.plan"), f"{target} is begun", wait=True):
+    with artefact.locked(artefact.lock_of(target).with_name(f".{target.name}.lock.plan"), f"{target} is begun", wait=True):
         yield
 
 
 def remove_shares(target: Path) -> None:
     """The files that shares have locked. Only for who holds the whole: then nobody holds one."""
-    for path in (*_shares(target), _lock(target).with_name(f".{target.name}.lock.plan")):
+    for path in (*_shares(target), artefact.lock_of(target).with_name(f".{target.name}.lock.plan")):
         path.unlink(missing_ok=True)
 
 
-def _lock(target: Path) -> Path:
-    return target.with_name(f".{target.name}.lock")
-
-
 def _shares(target: Path) -> list[Path]:
-    return [Path(path) for path in glob.glob(glob.escape(str(_lock(target))) + ".*-*")]
+    return [Path(path) for path in glob.glob(glob.escape(str(artefact.lock_of(target))) + ".*-*")]

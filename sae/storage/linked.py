@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
+from sae.paths import given
 from sae.progress import track
 from sae.provenance import Run, sha256_file
 from sae.storage.bucket import CLAIM, Bucket
@@ -76,7 +77,7 @@ def folder_of(path: str | Path, kind: str = "activations") -> Path:
     by the digest of its record, which holds what was read before."""
     bucket = bucket_of(path)
     if bucket is None:
-        return Path(path)
+        return given(path)
     content, _ = read_record(bucket, kind)
     folder = _cache() / f"{kind}-{hashlib.sha256(content).hexdigest()[:24]}"
     link(folder, bucket, content)
@@ -87,7 +88,7 @@ def _cache() -> Path:
     named = os.environ.get("SAE_CACHE")
     if not named or named == NO_CACHE:  # the small files still want a place
         named = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sae")
-    return Path(named).expanduser()
+    return given(named)
 
 
 def link(folder: Path, bucket: Bucket, content: bytes) -> None:

@@ -5,22 +5,23 @@ index_select and cast of 64 rows at a time 0.50, of all 0.79; `np.memmap` in ord
 and larger than the caches together, so they are written past these: else each line is read first (2.7 ms of CPU a batch for 2.4).
 """
 
-import platform
 from collections.abc import Sequence
 from typing import Any, no_type_check
 
 import numba
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from sae.machine_code import COMPILED
+from sae.processor import converts_float16
 
 AHEAD = 2
 """Rows to ask for before they are needed."""
 LINE = 64
 """Bytes of a cache line."""
 _I8, _I32 = ir.IntType(8), ir.IntType(32)
-COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
 
 
 @intrinsic
@@ -85,7 +86,7 @@ def _all_is_stored(typing):
     return types.void(), generate
 
 
-HAS_INSTRUCTION = platform.machine() in ("aarch64", "arm64") or bool(binding.get_host_cpu_features().get("f16c"))
+HAS_INSTRUCTION = converts_float16()
 
 
 @numba.njit(**COMPILED)

@@ -6,6 +6,7 @@ what a shard reads from it is checked, so that no bit that turned on the way goe
 a power cut costs at most the work on pieces that had not reached the disk, and most are removed before they need to.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import torch
 from crc32c import crc32c
 
 from sae import artefact
+from sae.errors import raise_if_of_disk
 from sae.shapes import Rows
 from sae.storage.layout import Layout
 
@@ -156,6 +158,8 @@ class Piece:
                 file.seek(size - tail - length)
                 footer = file.read(length)
         except OSError as error:
+            if error.errno != errno.EIO:  # that is of this piece's place on the disk: it is made again, elsewhere
+                raise_if_of_disk(error, f"reading {self.path}")
             raise DamagedPieceError(self.path, str(error)) from None
         if crc32c(footer) != crc:
             raise DamagedPieceError(self.path, "its footer is damaged")

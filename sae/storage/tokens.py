@@ -2,7 +2,8 @@
 
 On disk, under `tokens.zarr`: for each split `<split>/tokens` and `<split>/document`, both [context, position]; and
 `document_kind` [document], the index into `kinds` of what each document is. BOS carries document -1; a separator belongs to
-the document that it ends.
+the document that it ends. Where not every prediction counts (padding, digits of a sum that come by chance), `<split>/counts`
+[context, position] says which do.
 Beside it `vocabulary.json`, each token's bytes in base64 (a token may be part of a character, so not every token is
 text), and in `tokenizer/` the tokenizer itself where there is one.
 
@@ -18,11 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from sae import artefact
 from sae.errors import StoreError
+from sae.paths import given
 from sae.provenance import Run
-from sae.shapes import DocumentArray, KindArray, TokenArray, Tokens
+from sae.shapes import Counts, DocumentArray, KindArray, TokenArray, Tokens
 from sae.storage import arrays
 
 SPLITS = ("train", "heldout")
@@ -39,6 +43,59 @@ class Contexts(NamedTuple):
     """The document each token is from [context, position], int32; -1 for BOS."""
     kind: KindArray
     """Index into the store's `kinds` of what that document is [context, position], int16; -1 for BOS."""
+    counts: Counts
+    """Whether a position counts [context, position]: its row of activations, and the prediction made there, of the token after
+    it. True everywhere but where the tokens were made with padding or a mask."""
+
+    @classmethod
+    def whole(cls, tokens: TokenArray, document: DocumentArray, kind: KindArray) -> "Contexts":
+        """Contexts of which every position counts."""
+        return cls(tokens, document, kind, np.ones(tokens.shape, bool))
+
+    def part(self, which: slice | np.ndarray) -> "Contexts":
+        """Some of them: a slice, or a mask or indices [context]."""
+        return Contexts(*(array[which] for array in self))
+
+    def kept(self, *, skip_bos: bool = True) -> Counts:
+        """Positions whose rows enter statistics [context, position]: those that count, without BOS unless it is asked for."""
+        return self.counts & (self.document != NO_DOCUMENT) if skip_bos else self.counts
+
+    @property
+    def predicted(self) -> Counts:
+        """Which predictions enter a loss [context, position - 1]: entry t is the one of token t + 1."""
+        return self.counts[:, :-1]
+
+    @property
+    def known(self) -> Counts:
+        """Tokens of documents that enter a count of the vocabulary [context, position]: those whose prediction counts, and the
+        first of a context where its position does."""
+        known = self.document != NO_DOCUMENT
+        known[:, 0] &= self.counts[:, 0]
+        known[:, 1:] &= self.counts[:, :-1]
+        return known
+
+
+class Sequences(NamedTuple):
+    """Contexts without their documents: what a transformer is trained on, and losses are measured on."""
+
+    tokens: TokenArray
+    """Token ids [context, position]."""
+    predicted: Counts
+    """Which predictions count [context, position - 1]: entry t is the one of token t + 1."""
+
+    def part(self, which: slice | np.ndarray) -> "Sequences":
+        """Some of them: a slice, or indices [context]."""
+        return Sequences(self.tokens[which], self.predicted[which])
+
+    @classmethod
+    def whole(cls, tokens: TokenArray) -> "Sequences":
+        """All of whose predictions count; the mask takes no memory."""
+        return cls(tokens, np.broadcast_to(np.True_, (len(tokens), max(tokens.shape[1] - 1, 0))))
+
+
+def mask_tensor(mask: Counts, device: str | torch.device = "cpu") -> Bool[Tensor, "_ _"]:
+    """A mask of positions or predictions on `device`."""
+    return torch.from_numpy(np.array(mask)).to(device)
 
 
 def to_tensor(tokens: TokenArray, device: str | torch.device = "cpu") -> Tokens:
@@ -49,9 +106,21 @@ def to_tensor(tokens: TokenArray, device: str | torch.device = "cpu") -> Tokens:
 class Split:
     """One split of a TokenStore: `split[10:20]` gives those contexts, `split.batches(32)` runs over all in order."""
 
-    def __init__(self, tokens: arrays.Array, document: arrays.Array, document_kind: np.ndarray):
+    def __init__(
+        self,
+        tokens: arrays.Array,
+        document: arrays.Array,
+        document_kind: np.ndarray,
+        counts: arrays.Array | None = None,
+    ):
         self._tokens, self._document, self._document_kind = tokens, document, document_kind
+        self._counts = counts
         self.n_contexts, self.context_length = tokens.shape
+
+    @property
+    def masked(self) -> bool:
+        """Whether some positions do not count."""
+        return self._counts is not None
 
     @property
     def n_tokens(self) -> int:
@@ -62,7 +131,16 @@ class Split:
         tokens = arrays.read(self._tokens, contexts)
         document = arrays.read(self._document, contexts)
         kind = np.where(document == NO_DOCUMENT, np.int16(-1), self._document_kind[document])
-        return Contexts(tokens, document, kind.astype(np.int16))
+        if self._counts is None:
+            return Contexts.whole(tokens, document, kind.astype(np.int16))
+        return Contexts(tokens, document, kind.astype(np.int16), arrays.read(self._counts, contexts) == 1)
+
+    def sequences(self) -> Sequences:
+        """All contexts, without their documents, in memory."""
+        tokens = arrays.read(self._tokens, slice(0, self.n_contexts))
+        if self._counts is None:
+            return Sequences.whole(tokens)
+        return Sequences(tokens, arrays.read(self._counts, slice(0, self.n_contexts))[:, :-1] == 1)
 
     def batches(self, n_contexts: int, *, start: int = 0, limit: int | None = None) -> Iterator[Contexts]:
         """Consecutive batches of at most `n_contexts`, over the first `limit` contexts (all where None); those of them that begin
@@ -72,7 +150,7 @@ class Split:
             block = self[block_start : min(block_start + CHUNK_CONTEXTS, end)]
             for first in range(0, len(block.tokens), n_contexts):
                 if block_start + first >= start:
-                    yield Contexts(*(part[first : first + n_contexts] for part in block))
+                    yield block.part(slice(first, first + n_contexts))
 
     def batch_starts(self, n_contexts: int, limit: int) -> list[int]:
         """The first contexts of those batches."""
@@ -90,6 +168,8 @@ class TokenStore:
         """Names of the kinds of document; `Contexts.kind` indexes this."""
         self.bos: int | None = group.attrs["bos"]  # type: ignore[assignment]
         """The id at position 0 of every context, or None where contexts were made without one."""
+        self.masked = bool(group.attrs.get("masked", False))
+        """Whether some positions do not count: `Contexts.counts`."""
         self._document_kind = arrays.read_array(group, "document_kind")
 
     @property
@@ -108,6 +188,7 @@ class TokenStore:
             arrays.get_array(self._group, f"{name}/tokens"),
             arrays.get_array(self._group, f"{name}/document"),
             self._document_kind,
+            arrays.get_array(self._group, f"{name}/counts") if self.masked else None,
         )
 
     def text(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -123,7 +204,11 @@ class TokenStore:
     @classmethod
     def open(cls, path: str | Path) -> "TokenStore":
         """Raises `StoreError` where the store is missing, unfinished or damaged (all its bytes are read: about 1 s a GB)."""
-        path = Path(path)
+        path = given(path)
+        return artefact.steadily(path, lambda: cls._open(path))
+
+    @classmethod
+    def _open(cls, path: Path) -> "TokenStore":
         run = artefact.read_run(path, "tokens", made_by="dvc repro tokens")
         artefact.verify(path, run)
         group = arrays.open_group(path / "tokens.zarr", run)
@@ -137,28 +222,36 @@ class Blocks:
 
     n_contexts: int
     context_length: int
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]]
-    """Tokens and documents of CHUNK_CONTEXTS contexts each (the last block: what is left). No jaxtyping alias here: it would
-    bind `context` to one block's size and refuse the last block, whenever beartype's random pick falls on it."""
+    blocks: Iterable[tuple[np.ndarray, ...]]
+    """Tokens and documents of CHUNK_CONTEXTS contexts each (the last block: what is left); in a masked store a third array,
+    what counts. No jaxtyping alias here: it would bind `context` to one block's size and refuse the last block, whenever
+    beartype's random pick falls on it."""
 
 
 def write_tokens(
     path: Path,
-    splits: Mapping[str, tuple[TokenArray, DocumentArray] | Blocks],
+    splits: Mapping[str, tuple[np.ndarray, ...] | Blocks],
     document_kind: np.ndarray,
     kinds: Sequence[str],
     vocabulary: Sequence[bytes],
     bos: int | None,
+    *,
+    masked: bool = False,
 ) -> None:
-    """Fill the draft directory `path` of a token store; tokens become uint16 where the vocabulary allows it."""
-    group = arrays.create_group(path / "tokens.zarr", {"kinds": list(kinds), "bos": bos, "n_vocab": len(vocabulary)})
+    """Fill the draft directory `path` of a token store; tokens become uint16 where the vocabulary allows it.
+
+    `masked`: every block has a third array, which of its positions count (`Contexts.counts`)."""
+    attributes: dict[str, Any] = {"kinds": list(kinds), "bos": bos, "n_vocab": len(vocabulary)}
+    if masked:
+        attributes["masked"] = True
+    group = arrays.create_group(path / "tokens.zarr", attributes)
     arrays.write_array(group, "document_kind", document_kind.astype(np.int16), ("document",))
     for name in SPLITS:
         split = splits[name]
         if not isinstance(split, Blocks):
             n_contexts, context_length = split[0].shape
             split = Blocks(n_contexts=n_contexts, context_length=context_length, blocks=[split])
-        _write_split(group.create_group(name), split, token_dtype(len(vocabulary)))
+        _write_split(group.create_group(name), split, token_dtype(len(vocabulary)), masked=masked)
     encoded = [base64.b64encode(token).decode("ascii") for token in vocabulary]
     (path / "vocabulary.json").write_text(json.dumps(encoded, indent=0), encoding="ascii")
 
@@ -168,13 +261,16 @@ def token_dtype(n_vocab: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if n_vocab <= 2**16 else np.uint32)
 
 
-def _write_split(group: arrays.Group, split: Blocks, dtype: np.dtype[Any]) -> None:
+def _write_split(group: arrays.Group, split: Blocks, dtype: np.dtype[Any], *, masked: bool) -> None:
     shape, axes = (split.n_contexts, split.context_length), ("context", "position")
-    tokens = arrays.create_array(group, "tokens", shape, dtype, axes, chunk_rows=CHUNK_CONTEXTS)
-    documents = arrays.create_array(group, "document", shape, np.int32, axes, chunk_rows=CHUNK_CONTEXTS)
+    names = {"tokens": dtype, "document": np.dtype(np.int32)}
+    if masked:
+        names["counts"] = np.dtype(np.uint8)
+    written = {name: arrays.create_array(group, name, shape, of, axes, chunk_rows=CHUNK_CONTEXTS) for name, of in names.items()}
     start = 0
-    for block, document in split.blocks:
-        tokens[start : start + len(block)] = block.astype(dtype)
-        documents[start : start + len(block)] = document.astype(np.int32)
-        start += len(block)
+    for block in split.blocks:
+        end = start + len(block[0])
+        for (name, array), part in zip(written.items(), block, strict=True):
+            array[start:end] = part.astype(names[name])
+        start = end
     assert start == split.n_contexts

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from sae import artefact
 from sae.errors import ConfigError, DiskError, LockedError, SaeError, StoreError
+from sae.paths import given
 from sae.provenance import Run
 from sae.storage import claim
 from sae.storage.bucket import CLAIM, Bucket, Stands
@@ -47,7 +48,7 @@ def push(path: str | Path, url: str, *, replace: bool = False, drop: bool = Fals
 
     Sends what is not there or is damaged there. Raises `StoreError` where a file of the folder is damaged, or another store lies
     at `url` (unless it shall `replace` it), `LockedError` where another process writes here or there."""
-    path, bucket = Path(path), _bucket(url)
+    path, bucket = given(path), _bucket(url)
     with claim.claimed(path, None):
         run = artefact.read_run(path, KIND, made_by="dvc repro harvest")
         shards = check_listed(path, run, layout_of(path, run))
@@ -75,9 +76,9 @@ def pull(url: str, path: str | Path, *, record_only: bool = False) -> int:
 
     Raises `StoreError` where `path` holds anything else, or where a file is damaged at `url` (then all others are there, and
     `sae store repair` may make that one anew), `DiskError` before any work where the disk is too small."""
-    path, bucket = Path(path), _bucket(url)
+    path, bucket = given(path), _bucket(url)
     content, run = read_record(bucket, KIND)
-    layout = layout_of(Path(path), run)
+    layout = layout_of(path, run)
     shards = check_listed(path, run, layout)
     artefact.make_parent(path)
     with claim.claimed(path, None):

@@ -1,5 +1,6 @@
 """What a store is, how far an unfinished one has come, and which of its files are no longer what was committed."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae import artefact
-from sae.errors import SaeError, StoreError
+from sae.errors import SaeError, StoreError, raise_if_of_disk
+from sae.paths import given
 from sae.provenance import Run, sha256_file
+from sae.storage import ended
 from sae.storage.bucket import Bucket
 from sae.storage.checked import check_listed
 from sae.storage.layout import Layout, layout_of
@@ -35,6 +38,7 @@ def verify(path: str | Path) -> list[Damage]:
 
     Raises `StoreError` where there is no record to compare with, `UnavailableError` where a bucket gives no answer."""
     bucket = bucket_of(path)
+    path = path if bucket else given(path)
     _, run = _record(path, bucket)
     check_listed(path, run, layout_of(path, run))
     linked = None if bucket else Linked.of(Path(path), run)
@@ -66,13 +70,16 @@ def _damage(name: str, digest: Callable[[], str], expected: str, missing: str) -
     except SaeError:
         raise
     except OSError as error:
+        if error.errno != errno.EIO:  # that is of this file's place on the disk: what is damaged can be mended
+            raise_if_of_disk(error, f"reading {name}")
         return Damage(name, f"cannot be read: {error}")
     return None if actual == expected else Damage(name, f"is damaged: sha256 {actual}, committed as {expected}")
 
 
 def named(path: str | Path) -> Path:
-    """A folder's path that ends in its name, which that of `.` does not: what lies beside a store goes by its name."""
-    return Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()
+    """Where a store lies, its path ending in its name, which that of `.` does not: what lies beside it goes by that."""
+    path = given(path)
+    return artefact.real(path if path.name not in ("", "..") else path.resolve())
 
 
 def describe(path: str | Path) -> list[tuple[str, str]]:
@@ -83,17 +90,18 @@ def describe(path: str | Path) -> list[tuple[str, str]]:
         sizes = [there.size for there in bucket.files().values()]
         return [*_whole(layout_of(bucket.url, run), run, sum(sizes), content), ("lies in", bucket.url)]
     path = named(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = artefact.partial_of(path)
     if path.name.endswith(".partial") or (not path.exists() and partial.is_dir()):
         return list(_progress(path if path.name.endswith(".partial") else partial))
     content, run = _record(path, None)
-    size = sum((path / name).stat().st_size for name in _files_below(path))
-    rows = [*_whole(layout_of(path, run), run, size, content), ("lies in", str(path.resolve()))]
+    rows = [*_whole(layout_of(path, run), run, _size(path), content), ("lies in", str(path.resolve()))]
     linked = Linked.of(path, run)
     if linked:
         n_absent = sum(not (path / name).is_file() for name in run.files)
         rows.append(("linked to", f"{linked.url}; {n_absent:,} files lie there alone"))
-    if partial.is_dir():
+    if ended.is_left_over(path):
+        rows.append(("left over", f"{_bytes(_size(partial))} of its making in {partial}; the next harvest removes them"))
+    elif partial.is_dir():
         rows += [("", ""), *_progress(partial)]
     return rows
 
@@ -129,8 +137,16 @@ def _origin(run: Run, n_threads: int | None) -> Iterator[tuple[str, str]]:
     yield "params", ", ".join(f"{key}={value}" for key, value in sorted(run.params.items()))
     yield "made from", ", ".join(f"{name} ({digest[:12]})" for name, digest in sorted(run.parents.items())) or "not recorded"
     yield "device", run.device + (f", on {n_threads} threads" if n_threads else "")
+    yield "processor", processor_told(run.processor)
+    if "begun_on" in run.facts:
+        yield "", f"begun on another one: {processor_told(run.facts['begun_on'])}"
     yield "code", run.code
     yield "made with", ", ".join(f"{key} {value}" for key, value in sorted(run.versions.items()))
+
+
+def processor_told(processor: dict[str, Any]) -> str:
+    """In words."""
+    return ", ".join(f"{key} {value}" for key, value in processor.items()) or "not recorded"
 
 
 def _progress(partial: Path) -> Iterator[tuple[str, str]]:
@@ -151,8 +167,7 @@ def _progress(partial: Path) -> Iterator[tuple[str, str]]:
         yield "joined", f"{len(joined):,} of {-(-n_tasks // n_joined):,} files of {n_joined} tasks"
     yield "written", f"{len(shards):,} of {layout.n_shards:,} shards ({100 * len(shards) / layout.n_shards:.0f} %)"
     yield from _sizes(layout)
-    size = sum((partial / name).stat().st_size for name in _files_below(partial))
-    yield "on disk", _bytes(size)
+    yield "on disk", _bytes(_size(partial))
     yield from _origin(run, plan.get("n_threads"))
     yield "lies in", str(partial.resolve())
 
@@ -162,7 +177,12 @@ def _names(folder: Path) -> list[str]:
 
 
 def _files_below(path: Path) -> set[str]:
-    return {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    return {file.relative_to(path).as_posix() for file in artefact.files_below(path)}
+
+
+def _size(path: Path) -> int:
+    """Bytes of all files below."""
+    return sum((path / name).stat().st_size for name in _files_below(path))
 
 
 def _bytes(n: int | float) -> str:

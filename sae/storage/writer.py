@@ -8,7 +8,8 @@ shard counts only with its record:
     pieces/00007       the rows of task 7, sorted by where they belong (`pieces`)
     joined/00000       pieces 0 ... k as one, where they are many and small
     shards/00003.json  shard 3 is written: the digests of its files
-    store/             what becomes the store; gone while plan.json is there: it has, and only sweeping is left
+    store/             what becomes the store
+    commit             the digest of its record: where the store that stands has it, only sweeping is left (`ended`)
 
 Pieces and records of shards name the plan that they are of, so that none of another one is ever taken.
 
@@ -21,18 +22,19 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from sae import artefact
-from sae.errors import StoreError
-from sae.provenance import Run, sha256_file
-from sae.storage import arrays, claim
+from sae.errors import StoreError, disk_told
+from sae.provenance import Run, elsewhere, sha256_file
+from sae.storage import arrays, claim, ended
 from sae.storage.checked import CHECKSUMS
 from sae.storage.layout import SCHEMA, ZARR, Layout, create_arrays
 from sae.storage.permutation import Permutation
@@ -65,23 +67,26 @@ class StoreWriter:
         share: Share | None = None,
         keep: bool = False,
     ):
-        self.target, self.run, self.layout, self.n_tasks = target, run, layout, n_tasks
+        self.target, self.run, self.layout, self.n_tasks = artefact.real(target), run, layout, n_tasks
         self.share, self._is_whole, self._keep = share or Share(), share is None, keep
         self.place = Permutation(layout.n_rows, seed)
         """Where row i of the harvest comes in the store."""
-        self.path = target.with_name(target.name + ".partial")
+        self.path = artefact.partial_of(self.target)
         bytes_of_slice = layout.n_rows * layout.record.itemsize / n_tasks / layout.n_shards
         self._n_joined = min(n_tasks, max(1, int(SLICE_BYTES // bytes_of_slice)))
         """Pieces that are joined into one; 1: none are."""
-        stated = {"run": dataclasses.asdict(run), "layout": vars(layout), "n_tasks": n_tasks, "schema": SCHEMA}
+        self.processor = run.processor
+        """Of the machine that the work that lies there was begun on."""
+        anywhere = dataclasses.asdict(dataclasses.replace(run, processor={}))
+        stated = {"run": anywhere, "layout": vars(layout), "n_tasks": n_tasks, "schema": SCHEMA}
         self._stated = {**stated, "seed": seed, "n_joined": self._n_joined}
-        self._settle(n_threads)
+        self._settle(n_threads, run.processor)
         self.is_committed = False
         """The store that was to be written stands: an earlier process was killed between its commit and its end, or, to a share,
         others have been faster."""
 
     def __enter__(self) -> "StoreWriter":
-        with ExitStack() as held, artefact.full_disk_told(self.target):
+        with ExitStack() as held, self._told():
             artefact.make_parent(self.target)
             held.enter_context(claim.claimed(self.target, None if self._is_whole else self.share))
             with claim.alone(self.target):
@@ -102,7 +107,7 @@ class StoreWriter:
 
     def put(self, task: int, records: np.ndarray, sums: Sums) -> None:
         """The piece of a task: `records` of `layout.record`, in the order of their places, which `place` tells."""
-        with artefact.full_disk_told(self.target):
+        with self._told():
             write_piece(self._piece(task), self.layout, self._plan_digest, records, sums)
 
     def join(self) -> int:
@@ -111,7 +116,7 @@ class StoreWriter:
         if self._n_joined == 1:
             return 0
         firsts = range(0, self.n_tasks, self._n_joined)
-        with artefact.full_disk_told(self.target):
+        with self._told():
             for first in firsts[self.share.first :: self.share.n]:
                 tasks = range(first, min(first + self._n_joined, self.n_tasks))
                 if not self._joined(first).exists():
@@ -129,13 +134,13 @@ class StoreWriter:
 
     def put_spare(self, records: np.ndarray, sums: Sums) -> None:
         """Rows for the places that `dropped` names, in their order."""
-        with artefact.full_disk_told(self.target):
+        with self._told():
             write_piece(self._spare, self.layout, self._plan_digest, records, sums)
 
     def shuffle(self) -> None:
         """Write this share's shards that are missing, `BESIDE` of them while the rows of the next are gathered. Raises
         `DamagedPieceError`."""
-        with artefact.full_disk_told(self.target):
+        with self._told():
             pieces, group, shards = self._pieces(), self._group(), self._shards
             with ThreadPoolExecutor(BESIDE) as beside:
                 writing: deque[Future[None]] = deque()
@@ -155,7 +160,7 @@ class StoreWriter:
         """The store, in place of whatever was there; its record is written last. Not for a share: two would be at it at once."""
         assert self._is_whole, "others may be at work"
         assert self.n_unwritten() == 0, "shards are missing"
-        with artefact.full_disk_told(self.target):
+        with self._told():
             of_all = Sums.join([piece.sums for piece in self._pieces()])
             mean = of_all.total / self.layout.n_rows
             shutil.rmtree(self._store / ZARR / "mean", ignore_errors=True)
@@ -171,30 +176,27 @@ class StoreWriter:
                 "mean": mean.tolist(),
                 CHECKSUMS: self._shards.checksums(),
             }
-            run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files())
+            if elsewhere(self.processor, self.run.processor):
+                stated["begun_on"] = self.processor
+            processor = {**self.run.processor, "threads": self.n_threads}
+            run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files(), processor=processor)
+            digest = hashlib.sha256(run.to_json().encode()).hexdigest()
+            artefact.write_text(self.path / ended.COMMIT, digest)
             artefact.put_in_place(self._store, self.target, run)
-            self._sweep()
-
-    def _sweep(self) -> None:
-        """After the commit. The plan goes last: who is killed here leaves what says that nothing is to be done."""
-        for path in self.path.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-        claim.remove_shares(self.target)
-        shutil.rmtree(self.path)
+            ended.sweep(self.target)
 
     def _begin(self) -> None:
         """Take up the work that lies there, or begin it."""
         record = self.path / "plan.json"
+        if self._is_whole:
+            artefact.sweep_aside(self.target)
+        done = ended.is_left_over(self.target) or (self.path.is_dir() and not any(self.path.iterdir()))
+        if done and self._is_whole:
+            ended.sweep(self.target)
         found = record.read_text(encoding="utf-8", errors="replace") if record.is_file() else None
         self._take_threads(found)
-        shutil.rmtree(artefact.aside(self.target), ignore_errors=True)
-        swept = self.path.is_dir() and not any(self.path.iterdir())
-        ended = found == self._plan and not self._store.exists()
-        if (ended or swept or (found is None and not self._is_whole)) and stands(self.target, self.run):
+        if (done or (found is None and not self._is_whole)) and ended.stands(self.target, self.run):
             self.is_committed = True
-            if self._is_whole:
-                self._sweep()
             return
         if found is not None and found != self._plan and (self._keep or not self._is_whole):
             raise StoreError(
@@ -207,22 +209,31 @@ class StoreWriter:
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if found != self._plan:
             artefact.write_text(record, self._plan)
+        elif told := elsewhere(self.processor, self.run.processor):
+            print(f"harvest: {self.path} goes on; {told}", file=sys.stderr)
         if self._is_whole:  # beside other shares these may be at work
-            for stray in self.path.rglob("*.partial"):
-                stray.unlink()
+            for stray in artefact.files_below(self.path):
+                if stray.suffix == ".partial":
+                    stray.unlink()
 
-    def _settle(self, n_threads: int) -> None:
-        self.n_threads = n_threads
-        self._plan = json.dumps({**self._stated, "n_threads": n_threads}, indent=1, sort_keys=True)
+    def _told(self) -> AbstractContextManager[None]:
+        return disk_told(f"writing {self.target}")
+
+    def _settle(self, n_threads: int, processor: dict[str, str | int]) -> None:
+        self.n_threads, self.processor = n_threads, processor
+        told = {"n_threads": n_threads, "processor": processor}
+        self._plan = json.dumps({**self._stated, **told}, indent=1, sort_keys=True)
         self._plan_digest = hashlib.sha256(self._plan.encode()).hexdigest()
 
     def _take_threads(self, found: str | None) -> None:
-        """Work that was begun on another number of threads is no other plan: it goes on with that number."""
+        """Work that was begun on another number of threads is no other plan: it goes on with that number. Nor is that of another
+        processor, of which is told what that means."""
         own = self.n_threads
         with suppress(ValueError, TypeError, KeyError):
-            self._settle(int(json.loads(found or "{}")["n_threads"]))
+            plan = json.loads(found or "{}")
+            self._settle(int(plan["n_threads"]), dict(plan["processor"]))
         if self._plan != found:
-            self._settle(own)
+            self._settle(own, self.run.processor)
 
     def _gathered(self, shard: int, pieces: list[Piece]) -> dict[str, np.ndarray]:
         """The fields of a shard's rows, in their order."""
@@ -234,9 +245,9 @@ class StoreWriter:
     def _files(self) -> dict[str, str]:
         """Digests of all files of the store; what does not belong to it (of someone killed) is removed."""
         files = self._shards.files()
-        for file in self._store.rglob("*"):
+        for file in artefact.files_below(self._store):
             name = file.relative_to(self._store).as_posix()
-            if file.is_file() and name not in files:
+            if name not in files:
                 if file.name == "zarr.json" or name.startswith(f"{ZARR}/mean/"):
                     files[name] = sha256_file(file)
                     artefact.sync(file)
@@ -249,7 +260,7 @@ class StoreWriter:
         fresh = self.path / f"{ZARR}.{self.share.first}.fresh"
         shutil.rmtree(fresh, ignore_errors=True)
         create_arrays(fresh, self.layout)
-        for file in sorted(fresh.rglob("zarr.json")):
+        for file in artefact.files_below(fresh):
             to = self._store / ZARR / file.relative_to(fresh)
             to.parent.mkdir(parents=True, exist_ok=True)
             file.replace(to)
@@ -290,13 +301,3 @@ class StoreWriter:
     @property
     def _shards(self) -> Shards:
         return Shards(self.path / "shards", self._store, self.layout, self._plan_digest)
-
-
-def stands(target: Path, run: Run) -> bool:
-    """Whether `target` is the store that `run` says is to be written."""
-    try:
-        found = artefact.read_run(target, run.kind)
-    except StoreError:
-        return False
-    same = (dataclasses.replace(one, facts={}, files={}).to_json() for one in (found, run))
-    return len(set(same)) == 1

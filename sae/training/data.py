@@ -41,6 +41,9 @@ class TensorRows:
     def __init__(self, rows: Tensor):
         if rows.ndim != 2 or not rows.is_floating_point() or len(rows) == 0:
             raise ConfigError(f"rows must be a floating-point tensor [row, d_mlp], not {rows.dtype} {tuple(rows.shape)}")
+        if rows.is_meta or rows.layout is not torch.strided:
+            found = "on the meta device, without numbers" if rows.is_meta else f"of layout {rows.layout}"
+            raise ConfigError(f"rows must be a dense tensor with its numbers, not one {found}: rows.to_dense()")
         self.rows = rows.detach()
 
     def __len__(self) -> int:

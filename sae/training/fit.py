@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from sae.config import build
-from sae.dictionary.base import Dictionary, to_device
+from sae.device import to_device
+from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError, DivergenceError, NumericsError
-from sae.provenance import Run
+from sae.provenance import Run, elsewhere, processor
 from sae.training.checkpoint import Checkpoint, Checkpoints
 from sae.training.config import TrainConfig, input_scale
-from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows, fingerprint
-from sae.training.observers import History, Observer
+from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows
+from sae.training.health import Ending, warnings
+from sae.training.identity import deciding, identity_of
+from sae.training.observers import History, Observer, Progress, wants_bar
 from sae.training.sparsity import missed_target
-from sae.training.stopping import Stop, stop_request
+from sae.training.stopping import Stop, Stopped, stop_request
 from sae.training.together import Together
 from sae.training.trainer import Trainer
 
@@ -54,6 +57,7 @@ def train(
     device: str = "auto",
     checkpoints: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    progress: bool | None = None,
     **changes: Any,
 ) -> Dictionary:
     """Train one dictionary on `rows`: a tensor [row, d_mlp], an `ActivationStore` (or any `RowSource`), or an iterator of
@@ -63,15 +67,21 @@ def train(
     `l1`, betas and schedules not given are the recipe's (`sae.training.recipes`), and `changes` may name any other field of
     `TrainConfig`. `steps` defaults to one pass over the rows, at least 1,000; `batch_size` to 8,192, or all rows where there
     are fewer. With `checkpoints` (a folder) a killed run goes on where it was when called again with the same arguments, and
-    ends with the same bits. Returns the dictionary for unscaled rows, its `run` set. Raises `ConfigError`, `NumericsError`;
-    after SIGTERM or SIGINT saves a checkpoint and raises `SystemExit` or `KeyboardInterrupt`.
+    ends with the same bits. A bar shows on a terminal and in a notebook; `progress` says otherwise. Returns the dictionary for
+    unscaled rows, its `run` set; what went wrong quietly stands in `run.facts["warnings"]`, and on stderr.
+
+    Raises `ConfigError`, `NumericsError`; after SIGTERM or SIGINT saves a checkpoint and raises `SystemExit` or
+    `KeyboardInterrupt`. Without checkpoints SIGINT (Ctrl-C, a notebook's stop) gives back the dictionary so far, marked in its
+    warnings, and SIGTERM raises `sae.training.stopping.Stopped`, which has it.
     """
     for ours, name in (("lr", "learning_rate"), ("steps", "n_steps")):
         if name in changes:
             raise ConfigError(f"'{name}' = {changes[name]!r}: give it as {ours}")
     named = {"n_features": n_features, "recipe": recipe, "l1": l1, "target_l0": target_l0, "learning_rate": lr, "seed": seed}
     config = build(TrainConfig, {**named, "n_steps": steps, "batch_size": batch_size, **changes}, "train")
-    return fit(rows, [config], device=device, checkpoints=checkpoints, observers=[observers])[0].dictionary
+    told = [[*observers]]
+    how: dict[str, Any] = {"device": device, "checkpoints": checkpoints, "observers": told, "progress": progress}
+    return fit(rows, [config], **how, names=["train"])[0].dictionary
 
 
 def train_many(
@@ -81,13 +91,15 @@ def train_many(
     device: str = "auto",
     checkpoints: str | Path | None = None,
     observers: Sequence[Sequence[Observer]] | None = None,
+    progress: bool | None = None,
 ) -> list[Dictionary]:
     """Train a dictionary for each of `configs` in one pass over the same batches; each is what it would be if trained alone.
 
     They may differ in anything but `batch_size` and `data_seed`; a `batch_size` or `n_steps` that is None follows the rows, as
     in `train`. As `train` else; `observers` are a list for each config. Where one diverges the others are trained to their ends;
     then `DivergenceError` names it, and has them: `[one and one.dictionary for one in error.trained]`."""
-    return [one.dictionary for one in fit(rows, configs, device=device, checkpoints=checkpoints, observers=observers)]
+    trained = fit(rows, configs, device=device, checkpoints=checkpoints, observers=observers, progress=progress)
+    return [one.dictionary for one in trained]
 
 
 def fit(
@@ -99,13 +111,14 @@ def fit(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     observers: Sequence[Sequence[Observer]] | None = None,
     data: str | None = None,
-    discard_foreign: bool = False,
+    leave_foreign: bool = False,
     names: Sequence[str] | None = None,
+    progress: bool | None = False,
 ) -> list[Trained]:
     """As `train_many`, with all that training leaves. `data` names the rows (a digest): checkpoints made from others, or with
-    other configs, are refused, or removed with `discard_foreign`. `checkpoint_seconds` lie between two checkpoints; the last
-    one, at the end, stays: called again, the finished dictionaries come back at once. `names` are for messages; by default
-    `configs[0]` and so on."""
+    configs that make other dictionaries, are refused, or passed over with `leave_foreign`.
+    `checkpoint_seconds` lie between two checkpoints; the last one, at the end, stays: called again, the finished dictionaries
+    come back at once. `names` are for messages; by default `configs[0]` and so on."""
     rows, configs = _sized(rows, _checked(configs))
     if observers is not None and len(observers) != len(configs):
         raise ConfigError(f"{len(observers)} lists of observers for {len(configs)} configs: give one for each, empty for none")
@@ -119,26 +132,33 @@ def fit(
         saved, start, on = None, None, to_device(device)
         feed = make_feed(rows, batch_size, data_seed, pin=on.type == "cuda")
         if checkpoints is not None:
-            identity = {"configs": [dataclasses.asdict(config) for config in configs], "rows": fingerprint(feed.first())}
-            of_feed = getattr(getattr(feed, "source", None), "identity", None)
-            identity |= {"feed": of_feed} if of_feed is not None else {}
-            saved = Checkpoints(checkpoints, {**identity, "data": data})
+            saved = Checkpoints(checkpoints, identity_of(configs, feed, data), deciding)
             stack.enter_context(saved.locked())
-            start = saved.latest(discard_foreign=discard_foreign)
+            start = saved.latest(leave_foreign=leave_foreign)
+        begun_on = start.numbers.get("begun_on", {}) if start else processor()
+        if told_of := elsewhere(begun_on, processor()):
+            print(f"training goes on; {told_of}", file=sys.stderr, flush=True)
         histories = [History() for _ in configs]
         told = [[history, *more] for history, more in zip(histories, observers or [()] * len(configs), strict=True)]
+        if wants_bar(progress, told):
+            longest = max(range(len(configs)), key=lambda i: configs[i].n_steps or 0)
+            told[longest].append(bar := Progress("train", configs[longest].n_steps or 0))
+            stack.callback(bar.close)
         trainers = _trainers(feed, configs, on, told, start)
         request = stack.enter_context(stop_request())
         named = dict(zip(names, trainers, strict=True))
-        together = Together(named, feed, saved, request, checkpoint_seconds, resumed=start is not None)
+        together = Together(named, feed, saved, request, checkpoint_seconds, resumed=start is not None, begun_on=begun_on)
+        n_rows, signum = len(rows) if isinstance(rows, Sized) else None, None
         try:
             together.run()
         except Stop as stop:
-            if stop.signum == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise SystemExit(128 + stop.signum) from None
-        n_rows = len(rows) if isinstance(rows, Sized) else None
-        return _results(names, together, histories, n_rows)
+            signum = stop.signum
+            if saved is not None:
+                raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum) from None
+        results = _results(names, together, histories, n_rows)
+        if signum == signal.SIGTERM:
+            raise Stopped(128 + signum, results)
+        return results
 
 
 def _checked(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
@@ -181,7 +201,7 @@ def _trainers(
         trainer = Trainer(config, first, scale, device, told)
         if saved is not None:
             trainer.restore(tensors, saved)
-        states = saved["observers"] if saved else {}
+        states = {**saved["observers"], "Progress": trainer.n_done} if saved else {}
         for observer in told:  # by kind: a run may go on with W&B switched off
             observer.start(states.get(type(observer).__name__))
         trainers.append(trainer)
@@ -194,7 +214,11 @@ def _results(names: Sequence[str], together: Together, histories: Sequence[Histo
     failures = dict(together.failures)
     for i, (trainer, history) in enumerate(zip(together.trainers, histories, strict=True)):
         try:
-            results.append(_trained(trainer, history, names[i], n_rows) if i not in failures else None)
+            trained = _trained(trainer, history, names[i], n_rows) if i not in failures else None
+            if trained is not None and elsewhere(together.begun_on, processor()):
+                assert trained.dictionary.run is not None, "set with it"
+                trained.dictionary.run.facts["begun_on"] = together.begun_on
+            results.append(trained)
         except NumericsError as error:
             failures[i] = error
             results.append(None)
@@ -210,14 +234,35 @@ def _trained(trainer: Trainer, history: History, name: str, n_rows: int | None) 
     last: dict[str, Any] = next((row for row in reversed(history.rows) if "event" not in row), {})
     facts: dict[str, Any] = {"input_scale": trainer.scale, "lambda": trainer.l1_at(trainer.n_steps - 1), "last_record": last}
     if n_rows is not None:
-        facts["epochs"] = trainer.n_steps * trainer.batch_size / n_rows
-    if config.target_l0 is not None and (told := missed_target(config.target_l0, last["l0"], facts["lambda"])):
+        facts["epochs"] = trainer.n_done * trainer.batch_size / n_rows
+    if config.target_l0 is not None and last and (told := missed_target(config.target_l0, last["l0"], facts["lambda"])):
         facts["target_l0_missed"] = told
         print(f"{name}: {told}", file=sys.stderr, flush=True)
+    facts["warnings"] = warnings(_ending(trainer, last))
+    for warning in facts["warnings"]:
+        print(f"{name}: warning: {warning}", file=sys.stderr, flush=True)
     params = dataclasses.asdict(config)
     dictionary.run = Run(kind="dictionary", params=params, seed=config.seed, device=str(trainer.device), facts=facts)
     tensors = trainer.tensors()
     return Trained(dictionary, history.rows, tensors["history"].cpu(), torch.tensor(trainer.history_rows))
+
+
+def _ending(trainer: Trainer, last: dict[str, Any]) -> Ending:
+    """How it ended, its features counted over the last whole window of density and the one that was begun."""
+    fired, n_rows = trainer.density.n_fired, trainer.density.n_rows
+    if trainer.history:
+        fired, n_rows = fired + trainer.history[-1], n_rows + trainer.history_rows[-1]
+    return Ending(
+        last=last,
+        n_features=trainer.config.n_features,
+        n_silent=int((fired == 0).sum()),
+        n_rows=n_rows,
+        first_loss=trainer.first_loss,
+        learning_rate=trainer.recipe.learning_rate,
+        d_mlp=trainer.state.weights.W_enc.shape[1] if trainer.recipe.normalise_inputs else None,
+        n_done=trainer.n_done,
+        n_steps=trainer.n_steps,
+    )
 
 
 def _sized(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from sae.errors import ConfigError, UnavailableError, needs
+from sae.paths import given
 from sae.training.mirror_folder import MirroredRun, MirrorFolder
 
 SECONDS_BETWEEN_READS = 0.5
@@ -137,6 +138,7 @@ def sync(log: Path, *, offline: bool = False) -> Synced:
     Raises `StoreError` where the log has no record of its W&B run, `LockedError` while its run's mirror is at work,
     `UnavailableError` where the server is not reached, `ConfigError` where it refuses the login.
     """
+    log = given(log)
     folder = MirrorFolder(log)
     run = replace(folder.read_run(), mode="offline" if offline else "online")
     with closing(Tail(log, 0)) as tail:

@@ -1,20 +1,24 @@
 """Who watches a run: the local log always, W&B through a mirror of that log, a progress bar. None touches the training."""
 
+import errno
 import json
 import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from sae import artefact
-from sae.errors import ConfigError
-from sae.progress import ProgressBar
+from sae.errors import ConfigError, DiskError, disk_told, raise_if_of_disk
+from sae.paths import given
+from sae.progress import ProgressBar, is_watched
 from sae.training.mirror_folder import MirroredRun, MirrorFolder
+from sae.training.wandb_config import WandbConfig, as_environment_says
 
 CLOCKED = ("rows_per_second", "fraction_of_roofline", "seconds")
 """Values that depend on the machine's speed: in the logs, never in an artefact."""
@@ -47,24 +51,6 @@ class Observer(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class WandbConfig:
-    """Section `wandb`."""
-
-    mode: Literal["offline", "online", "disabled"] = "offline"
-    """`online` needs a login; what the server did not get while the run went on, `sae sync LOG` sends later."""
-    project: str = "sae"
-    entity: str | None = None
-    directory: str = "logs"
-    """Where wandb writes its files, in a folder `wandb`; those of an offline run can be read with `wandb leet`."""
-    timeout: float = 5.0
-    """Seconds that one attempt to reach the server may take (no step waits for it), and that the run waits for W&B at its end."""
-
-    def __post_init__(self) -> None:
-        if self.timeout <= 0:
-            raise ConfigError(f"'timeout' = {self.timeout}: must be positive")
-
-
 class History:
     """Keeps what does not depend on the clock, to be saved with the dictionary: the same bits in every run."""
 
@@ -94,25 +80,39 @@ class JsonLog:
     """Every record as a line of JSON, flushed at once; what W&B is told is read from here.
 
     A run that goes on keeps the lines that were there at its checkpoint; those that the killed run wrote later, and the one that
-    it was writing, go.
+    it was writing, go. Where the disk takes no line more, `DiskError` says so; that line is part of the state, so that the run
+    that goes on writes it.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._file: TextIO | None = None
+    def __init__(self, path: str | Path):
+        self.path = given(path)
+        self._file: BinaryIO | None = None
         self._n_lines = 0
+        self._unwritten = b""
 
-    def start(self, state: int | None) -> None:
-        kept = _first_lines(self.path, state or 0)
+    def start(self, state: int | dict[str, Any] | None) -> None:
+        known: dict[str, Any] = state if isinstance(state, dict) else {"n_lines": state or 0, "unwritten": ""}
+        kept = _first_lines(self.path, known["n_lines"])
         self.close()
         # A new file in the place of the old one, never the old one cut: its mirror may still be reading it.
-        artefact.write_text(self.path, "".join(kept))
-        self._file, self._n_lines = open(self.path, "a", encoding="utf-8"), len(kept)  # noqa: SIM115
+        artefact.write_text(self.path, "".join([*kept, known["unwritten"]]))
+        with disk_told(f"writing {self.path}"):
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self._n_lines, self._unwritten = len(kept) + bool(known["unwritten"]), b""
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._file is not None, "not started"
-        self._file.write(json.dumps(row, default=_plain) + "\n")
-        self._file.flush()
+        line = (json.dumps(row, default=_plain) + "\n").encode()
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            with disk_told(f"writing {self.path}"):
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except DiskError:
+            self._unwritten = line
+            with suppress(OSError):
+                self._file.truncate(end)  # half a line
+            raise
         self._n_lines += 1
 
     def record(self, step: int, values: dict[str, Any]) -> None:
@@ -123,7 +123,9 @@ class JsonLog:
 
     def advance(self, n_steps: int) -> None: ...
 
-    def state(self) -> int:
+    def state(self) -> int | dict[str, Any]:
+        if self._unwritten:
+            return {"n_lines": self._n_lines, "unwritten": self._unwritten.decode()}
         return self._n_lines
 
     def close(self) -> None:
@@ -132,13 +134,20 @@ class JsonLog:
             self._file = None
 
 
+def wants_bar(progress: bool | None, observers: Sequence[Sequence[Observer]]) -> bool:
+    """Whether a training shows a bar of its own: as `progress` says, or (None) where somebody looks on, who has given none."""
+    if progress is not None:
+        return progress
+    return is_watched() and not any(isinstance(one, Progress) for several in observers for one in several)
+
+
 class Progress:
-    """The bar."""
+    """The bar. It goes when all steps are done, so that what is told of the run's end stands below it."""
 
     def __init__(self, label: str, n_steps: int):
         self._label, self._n_steps, self._done = label, n_steps, 0
         self._bar: ProgressBar | None = None
-        self._note = ""
+        self._note, self._closed = "", False
 
     def start(self, state: int | None) -> None:
         self._bar = ProgressBar(self._label, self._n_steps)
@@ -154,12 +163,15 @@ class Progress:
         assert self._bar is not None, "not started"
         self._done += n_steps
         self._bar.advance(n_steps, self._note)
+        if self._done >= self._n_steps:
+            self.close()
 
     def state(self) -> int:
         return self._done
 
     def close(self) -> None:
-        if self._bar is not None:
+        if self._bar is not None and not self._closed:
+            self._closed = True
             self._bar.__exit__(None, None, None)
 
 
@@ -171,9 +183,13 @@ class WandbLog:
     """
 
     def __init__(self, config: WandbConfig, name: str, params: dict[str, Any], *, log: Path):
+        config = as_environment_says(config)
+        directory = given(config.directory)
         try:
-            Path(config.directory).mkdir(parents=True, exist_ok=True)
+            if config.mode != "disabled":
+                directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            raise_if_of_disk(error, f"making {config.directory}")
             raise ConfigError(f"wandb.directory '{config.directory}' cannot be made: {error}") from None
         self._folder, self._timeout, self._told = MirrorFolder(log), config.timeout, ""
         self._run = MirroredRun(
@@ -183,16 +199,17 @@ class WandbLog:
             mode=config.mode,
             project=config.project,
             entity=config.entity,
-            directory=config.directory,
+            directory=str(directory),
             timeout=config.timeout,
         )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, state: str | None) -> None:
-        """`state` is the id of the W&B run to go on with."""
+        """`state` is the id of the W&B run to go on with. Where the run is to be found is printed: only now is it known."""
         self._run = replace(self._run, id=state or self._run.id)
         if self._run.mode != "disabled":
             self._start()
+            print(f"{self._run.name}: W&B run at {self._run.where}", flush=True)
 
     def state(self) -> str:
         return self._run.id

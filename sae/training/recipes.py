@@ -82,6 +82,8 @@ class Recipe:
         for name in ("learning_rate", "decoder_norm", "n_steps", "resample_inputs", "active_at_start"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: must be above 0")
+        if not self.most_learning_rate > 0:
+            raise ConfigError(f"'most_learning_rate' = {self.most_learning_rate}: must be a number above 0")
         if self.max_gradient_norm is not None and not 0 <= self.max_gradient_norm < math.inf:
             raise ConfigError(f"'max_gradient_norm' = {self.max_gradient_norm}: must be a finite number; 0 switches clipping off")
         if not all(0 <= beta < 1 for beta in self.betas):

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from sae.kernels.screens import multiplies_bfloat16
+from sae.processor import multiplies_bfloat16
 
 BYTES = 32 << 20
 """Size of the product that is timed."""

@@ -2,9 +2,10 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Stop(BaseException):
@@ -14,6 +15,15 @@ class Stop(BaseException):
     def __init__(self, signum: int):
         self.signum = signum
         super().__init__(f"stopped by {signal.Signals(signum).name}")
+
+
+class Stopped(SystemExit):
+    """SIGTERM has ended a training that had no checkpoints: what it had come to would else be lost."""
+
+    def __init__(self, code: int, trained: Sequence[Any]):
+        super().__init__(code)
+        self.trained = trained
+        """`sae.training.fit.Trained` of each config as it was then, marked as stopped in its dictionary's record."""
 
 
 class StopRequest:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sae.errors import NumericsError
+from sae.errors import DiskError, NumericsError
 from sae.training.checkpoint import Checkpoints, save_refused_batch
 from sae.training.data import Feed, IteratorFeed
 from sae.training.stopping import Stop, StopRequest
@@ -27,7 +27,10 @@ class Together:
         checkpoint_seconds: float,
         *,
         resumed: bool,
+        begun_on: dict[str, Any],
     ):
+        self.begun_on = begun_on
+        """The processor of the first step (`sae.provenance.processor`)."""
         self.names, self.trainers = list(trainers), list(trainers.values())
         self.feed, self.saved, self.request, self.every = feed, saved, request, checkpoint_seconds
         self.failures: dict[int, NumericsError] = {}
@@ -73,9 +76,7 @@ class Together:
             draws = [(trainer, trainer.draw(self._others)) for trainer in going if trainer.resamples_now()]
             batch = self.feed.next()
         except Exception as error:
-            self._save()
-            if self.saved is not None:
-                error.add_note(f"all steps before are saved in {self.saved.folder}: called again with whole rows, it goes on")
+            self._save_for(error, "called again with whole rows, it goes on")
             raise
         for trainer, drawn in draws:  # only now, when nothing can stop the step: a stop before this changes nothing
             trainer.resample(drawn)
@@ -87,7 +88,9 @@ class Together:
             yield batch
 
     def _step(self, i: int, batch: Tensor) -> None:
-        """One step; where it is refused, keep the batch and the last good state."""
+        """One step; where it is refused, keep the batch and the last good state. Where an observer fails, such as a log on a full
+        disk, the step is done, and all is saved."""
+        step = self.trainers[i].n_done
         try:
             self.trainers[i].step(batch)
         except NumericsError as error:
@@ -100,6 +103,21 @@ class Together:
             self.failures[i] = NumericsError(f"{error}{where}")
             if n_left := len(self._left()):
                 print(f"{self.names[i]} stops: {error}; {n_left} others go on", file=sys.stderr, flush=True)
+        except Exception as error:
+            if self.trainers[i].n_done > step:
+                self._save_for(error, "called again when that is mended, it goes on")
+            raise
+
+    def _save_for(self, error: Exception, then: str) -> None:
+        """Save all before `error` ends the training, and note to it whether that was possible."""
+        if self.saved is None:
+            return
+        try:
+            self._save()
+        except DiskError as other:
+            error.add_note(f"no checkpoint could be written either ({other}); the one before stays")
+        else:
+            error.add_note(f"all steps before are saved in {self.saved.folder}: {then}")
 
     def _n_done(self) -> list[int]:
         return [self._kept[i][1]["n_done"] if i in self._kept else trainer.n_done for i, trainer in enumerate(self.trainers)]
@@ -117,5 +135,5 @@ class Together:
             part, stated = self._kept.get(i) or (trainer.tensors(), {**trainer.numbers(), "observers": observed})
             tensors |= {f"{i}.{name}": value for name, value in part.items()}
             numbers.append(stated)
-        self.saved.save(max(n_done), tensors, {"trainers": numbers})
+        self.saved.save(max(n_done), tensors, {"trainers": numbers, "begun_on": self.begun_on})
         self._saved_at = n_done

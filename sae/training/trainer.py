@@ -30,6 +30,11 @@ from sae.training.sparsity import SparsityController
 MOST_FEATURES_PER_NEURON = 1024
 """A/5, the paper's widest dictionary, has 256 features a neuron."""
 
+MOST_PENALTY = 1e6
+"""Times the squared error: where L1's part of the loss is more, λ is to blame for a gradient that is too large."""
+MOST_L1 = 1e12
+"""So is one above that, whatever else: the square of its gradient is beyond float32."""
+
 
 class Trainer:
     """Trains one dictionary on batches handed to it one by one: `before_step`, then `step`, `n_steps` times.
@@ -54,7 +59,9 @@ class Trainer:
         self.l1 = config.summed_l1(d_mlp)
         weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._chance(0))
         self.state = State.start(weights)
-        self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule, config.engine)
+        self.engine = make_engine(
+            self.state, self.recipe.objective, self.recipe.rule, config.engine, n_steps=self.n_steps
+        )
         self.window, self.density = Firings(config.n_features, device), Firings(config.n_features, device)
         self.history: list[Tensor] = []
         """Rows on which each feature fired, one int64 [feature] a density window."""
@@ -64,6 +71,8 @@ class Trainer:
             start, end = (round(at * self.n_steps) for at in (self.recipe.l1_warmup, config.control_until))
             self.controller = SparsityController(config.target_l0, start, end)
         self.n_done = 0
+        self.first_loss: float | None = None
+        """Of the first step; None before it, and where a checkpoint of an older version is gone on with."""
         self._resampled_at: int | None = None  # so that a run that goes on from a refused batch does not do it twice
         self._finite = torch.tensor(True, device=device)
         self._clock: tuple[float, float, int] | None = None  # of the first step here and of the last record, steps done at that
@@ -136,13 +145,17 @@ class Trainer:
         if self.controller is not None:
             self.controller.observe(step, float(result.n_fired.sum()) / len(x))
         self.n_done = step + 1
-        if recorded:
-            self._record(result, x, step)
-        self._tell_screens()
+        if step == 0:
+            self.first_loss = self._loss(result, step)
+        values = self._values(result, x, step) if recorded else None
         if self.density.n_rows >= self.config.density_window * self.n_steps * self.batch_size:
             self.history.append(self.density.n_fired.clone())
             self.history_rows.append(self.density.n_rows)
             self.density.clear()
+        # Last, when the step is done whole: who fails here, such as a log on a full disk, leaves a state to go on from.
+        for observer in self.observers if values else ():
+            observer.record(step + 1, values or {})
+        self._tell_screens()
         for observer in self.observers:
             observer.advance(1)
 
@@ -180,6 +193,7 @@ class Trainer:
         controller = self.controller
         return {
             "n_done": self.n_done,
+            "first_loss": self.first_loss,
             "resampled_at": self._resampled_at,
             "n_updates": self.state.n_updates,
             "scale": self.scale,
@@ -197,6 +211,7 @@ class Trainer:
         self.density.load(tensors["density.n_fired"], numbers["density_rows"])
         self.history, self.history_rows = list(tensors["history"]), list(numbers["history_rows"])
         self.n_done, self.scale, self._resampled_at = numbers["n_done"], numbers["scale"], numbers["resampled_at"]
+        self.first_loss = numbers.get("first_loss")
         if self.controller is not None:
             self.controller.log_factor, self.controller.smoothed = numbers["controller"]
         if numbers["engine_density"] is not None:
@@ -209,18 +224,21 @@ class Trainer:
 
     def _refuse(self, result: StepResult, x: Rows, step: int) -> None:
         bad = int((~torch.isfinite(x)).any(1).sum())
-        cause = (
-            f"{bad} of its {len(x)} rows hold NaN or infinity: harvest again" if bad else "training diverged: lower learning_rate"
-        )
-        loss = float(result.squared_error + self.l1_at(step) * result.l1)
-        raise NumericsError(f"loss is {loss}, or a gradient too large, at step {step}; {cause}")
+        cause, penalty = "training diverged: lower learning_rate", float(self.l1_at(step)) * float(result.l1)
+        if bad:
+            cause = f"{bad} of its {len(x)} rows hold NaN or infinity: harvest again"
+        elif penalty > MOST_PENALTY * float(result.squared_error) or self.l1 > MOST_L1:
+            cause = f"λ is too large for float32: lower l1 (it reaches {self.l1:.3g}, on inputs scaled to a mean ‖x‖² of d_mlp)"
+        raise NumericsError(f"loss is {self._loss(result, step)}, or a gradient too large, at step {step}; {cause}")
 
-    def _record(self, result: StepResult, x: Rows, step: int) -> None:
+    def _loss(self, result: StepResult, step: int) -> float:
+        return float(result.squared_error) + float(self.l1_at(step)) * float(result.l1)
+
+    def _values(self, result: StepResult, x: Rows, step: int) -> dict[str, Any]:
+        """The record of a step."""
         values = measure(result, x, self.l1_at(step), self.density, self.config.ultralow)
         values["learning_rate"] = self.recipe.learning_rate * self.schedule.learning_rate(step)
-        values |= self._speed(len(x))
-        for observer in self.observers:
-            observer.record(step + 1, values)
+        return values | self._speed(len(x))
 
     def _speed(self, n_rows: int) -> dict[str, float]:
         """Clocked values: rows a second since the last record, and as a fraction of the encoder product's own speed."""

@@ -15,6 +15,7 @@ from sae.errors import ConfigError
 from sae.features.table import FeatureTable
 from sae.metrics.density import PAPER_ULTRALOW, resolves
 from sae.progress import track
+from sae.shown import printable
 from sae.web.columns import chunk_columns, declared, index_columns, scalar_columns
 from sae.web.definitions import definitions
 from sae.web.figures import Figure
@@ -89,7 +90,7 @@ def _about(table: FeatureTable, n_features: int, chunk: int, ultralow: float, fi
         "other": table.info.other,
         "chunk": chunk,
         "ultralow_told": told,
-        "kinds": list(table.kinds),
+        "kinds": [printable(kind) for kind in table.kinds],
         "kind_tokens": [int(n) for n in table.info.kind_tokens],
         "statistics": statistics,
         "definitions": {**{name: declared(name) for name in statistics}, **words},

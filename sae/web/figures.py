@@ -3,13 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from sae import artefact
 from sae.dictionary.disk import SHAPE
 from sae.errors import StoreError
-
-METRICS = "metrics.json"
+from sae.metrics.losses import told_recovered
+from sae.reports import NoReportError, StaleReportError, open_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +22,28 @@ class Figure:
     """What it is, over what, reduced how."""
 
 
-def read_metrics(reports: Path, dictionary: Path) -> dict[str, Any] | None:
-    """Content of metrics.json in the folder `reports`; None where there is none, or it is not of this very `dictionary`."""
+class Metrics(NamedTuple):
+    """What the evaluation found out about a dictionary."""
+
+    figures: dict[str, Any]
+    """Content of metrics.json; empty where there is none of this very dictionary."""
+    missing: str = ""
+    """Why there is none, and what makes it; "" where there is."""
+
+
+def read_metrics(reports: Path, dictionary: Path, root: Path) -> Metrics:
+    """The figures that lie in `reports` of the dictionary in the folder `dictionary`; `root` is the project's. Those of another
+    one are never given: `missing` says that they are another's.
+
+    Raises `StoreError` where they are not what was committed, as after an edit."""
+    made_by = "dvc repro evaluate"
     try:
-        run = artefact.read_run(reports / "evaluate", "evaluation")
-        metrics = json.loads((reports / METRICS).read_text(encoding="utf-8"))
-    except (StoreError, FileNotFoundError, json.JSONDecodeError):
-        return None
-    return metrics if artefact.digest(dictionary) in run.parents.values() else None
+        report = open_report(reports / "evaluate", "evaluation", root, made_by=made_by, of=dictionary)
+        return Metrics(report.figures("metrics"))
+    except NoReportError:
+        return Metrics({}, f"none yet; run: {made_by}")
+    except StaleReportError as error:
+        return Metrics({}, f"not shown, they are another's: {error}")
 
 
 def identity(dictionary: Path) -> list[Figure]:
@@ -58,13 +71,13 @@ def headline(metrics: dict[str, Any]) -> list[Figure]:
         _figure("L0", _number(reconstruction.get("l0"), ".1f"), f"Mean number of active features a token. {over}"),
         _figure(
             "Loss recovered",
-            _number(losses.get("loss_recovered_zero"), ".1%"),
+            _recovered(losses, "zero"),
             "(L zero-ablated − L reconstructed) / (L zero-ablated − L clean), L the transformer's loss on held-out text with "
             "its MLP's activations set to zero, replaced by the dictionary's reconstruction, or left alone.",
         ),
         _figure(
             "… against the mean",
-            _number(losses.get("loss_recovered_mean"), ".1%"),
+            _recovered(losses, "mean"),
             "Loss recovered with mean ablation in the place of zero ablation: a stricter baseline.",
         ),
         _figure("Nats lost", _number(losses.get("nats_lost"), ".3f"), "L reconstructed − L clean, nats a token."),
@@ -79,6 +92,12 @@ def headline(metrics: dict[str, Any]) -> list[Figure]:
 
 def _figure(label: str, value: str | None, meaning: str) -> Figure | None:
     return None if value is None else Figure(label=label, value=value, meaning=meaning)
+
+
+def _recovered(losses: dict[str, Any], against: Literal["zero", "mean"]) -> str | None:
+    """The share, or why there is none; None where nothing was measured."""
+    told = told_recovered(losses, against)
+    return None if told == "none" else told.replace("%", " %")
 
 
 def _number(value: float | None, form: str) -> str | None:

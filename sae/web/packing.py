@@ -35,7 +35,7 @@ def narrow(values: np.ndarray, maximum: int | None = None) -> np.ndarray:
     for size, name in ((1, "u1"), (2, "<u2"), (4, "<u4")):
         none = 256**size - 1
         if top < none:
-            return np.ascontiguousarray(np.where(values < 0, none, values).astype(name))
+            return np.ascontiguousarray(np.where(values < 0, np.int64(none), values).astype(name))
     return np.ascontiguousarray(values, dtype="<f8")
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from sae import artefact
 from sae.dictionary.disk import read_dictionary
-from sae.errors import StoreError
 from sae.features.alignment import alignment
 from sae.library import Place, open_table
 from sae.provenance import Run
+from sae.reports import NoReportError, Report, StaleReportError, open_report
 from sae.web.figures import headline, identity, read_metrics
 from sae.web.rendering import Part, Rows, to_html, to_markdown
 
@@ -81,7 +81,7 @@ def keep_images(parts: list[Part], folder: Path, prefix: str = "") -> list[Part]
 def parts_of(place: Place) -> list[Part]:
     """All that is known of the dictionary, in the order of `STUDIES`, after what it is and how good."""
     dictionary = read_dictionary(place.dictionary)
-    metrics = read_metrics(place.reports, place.dictionary) or {}
+    metrics = read_metrics(place.reports, place.dictionary, place.root).figures
     run = dictionary.run
     facts = [(figure.label, figure.value) for figure in [*identity(place.dictionary), *headline(metrics)]]
     if run is not None:
@@ -100,31 +100,27 @@ def _part(place: Place, study: Study, name: str) -> Part:
     reports = place.all_reports if study.of_all else place.reports
     folder, found = reports / study.folder, Part(study.folder, study.title, study.defined)
     try:
-        run = artefact.read_run(folder, study.kind)
-    except StoreError:
+        kept = open_report(folder, study.kind, place.root, made_by=study.made_by)
+        _check_among(place, study, kept)
+    except NoReportError:
         return found._replace(note=f"Not there; made by: {study.made_by}")
-    stale = _origins(place, study).isdisjoint(run.parents.values())
-    if stale and study.of_all:
-        return found._replace(note=f"{name} as it is now is not among those compared; made by: {study.made_by}")
-    if stale:
-        return found._replace(note=f"What lies in {study.folder} is not of this dictionary; made by: {study.made_by}")
-    return found._replace(text=_text(folder), images=tuple(sorted(folder.glob("*.png"))))
+    except StaleReportError:
+        return found._replace(
+            note=f"{name} as it is now is not among those compared; made by: {study.made_by}"
+            if study.of_all
+            else f"What lies in {study.folder} is not of this dictionary; made by: {study.made_by}"
+        )
+    return found._replace(text=kept.words(), images=kept.images())
 
 
-def _origins(place: Place, study: Study) -> set[str]:
-    """Digests of what a study of this very dictionary is made from: the dictionary, or, for the controls, its proxies."""
-    own, proxies = artefact.digest(place.dictionary), place.reports / "proxies"
-    if study.folder != "controls":
-        return {own}
-    try:
-        return {artefact.digest(proxies)} if own in artefact.read_run(proxies, "proxies").parents.values() else set()
-    except StoreError:
-        return set()
-
-
-def _text(folder: Path) -> str:
-    file = folder / artefact.TOLD
-    return file.read_text(encoding="utf-8", errors="replace").rstrip("\n") if file.is_file() else ""
+def _check_among(place: Place, study: Study, kept: Report) -> None:
+    """Raises `StaleReportError` where a study is not made from this very dictionary (the controls: from its proxies)."""
+    origin = place.dictionary
+    if study.folder == "controls":
+        origin = place.reports / "proxies"
+        open_report(origin, "proxies", place.root, made_by=study.made_by, of=place.dictionary)
+    if artefact.digest(origin) not in kept.run.parents.values():
+        raise StaleReportError(f"{kept.folder} is not of {origin} as it is now")
 
 
 def _leaves(metrics: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The store that is harassed, and what it is when nobody does."""
+"""The store that is harassed, and what it is when nobody does; and projects in which all stages are done."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,8 @@ import torch
 from sae.storage.layout import Layout
 from sae.storage.tokens import TokenStore
 from tests.faults.lives import Watch, life
+from tests.faults.rounds import make_rounds
+from tests.faults.stages import OUTPUTS, Stages, compiled
 from tests.support.stores import make_tokens
 from tests.support.toy_harvest import bytes_of, small, toy_harvest
 
@@ -48,3 +50,19 @@ def subject(tmp_path, monkeypatch, ways):
     assert life(lambda: toy_harvest(whole, tokens, n_rows=N_ROWS), told=tmp_path / "error.txt") == 0
     yield Subject(tmp_path, tokens, bytes_of(whole))
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    library = compiled(tmp_path_factory.mktemp("shim"))
+    if library is None:
+        pytest.skip("no C compiler (cc) on Linux here: file calls cannot be made to fail")
+    return library
+
+
+@pytest.fixture(scope="session")
+def every(shim, tmp_path_factory):
+    """Rounds over all stages."""
+    folder = tmp_path_factory.mktemp("every")
+    with Stages(shim, folder) as stages:
+        yield make_rounds(stages, OUTPUTS, folder)

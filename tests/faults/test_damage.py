@@ -17,6 +17,8 @@ from tests.faults.errors import Disk, install
 from tests.faults.lives import FAILED, life
 from tests.faults.test_kills import operations
 
+pytestmark = pytest.mark.alone
+
 LONG = pytest.mark.slow
 ZARR = "activations.zarr"
 

@@ -19,6 +19,8 @@ from tests.faults.lives import Lost, begin, ended, harass, life
 from tests.support.toy_harvest import bytes_of
 from tests.support.toy_source import ToySource
 
+pytestmark = pytest.mark.alone
+
 LONG = pytest.mark.slow
 
 

@@ -8,9 +8,9 @@ from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.features.collect import collect
 from sae.features.config import FeaturesConfig
-from sae.features.feature import printable
 from sae.features.table import COLUMNS, FeatureTable
 from sae.provenance import Run
+from sae.shown import printable
 from tests.features.toy import setup
 
 CONFIG = FeaturesConfig(n_tokens=300, n_top=3, n_intervals=2, examples_per_interval=1, window=2, logit_min_count=0)

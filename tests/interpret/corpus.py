@@ -16,7 +16,7 @@ def contexts(n_contexts=60, length=17, seed=0):
     tokens[:, 0] = BOS
     document = np.arange(n_contexts)[:, None] * 2 + (np.arange(length) > length // 2)[None]
     document[:, 0] = -1
-    return Contexts(tokens, document.astype(np.int32), np.zeros(tokens.shape, np.int16))
+    return Contexts.whole(tokens, document.astype(np.int32), np.zeros(tokens.shape, np.int16))
 
 
 def firings(dense):

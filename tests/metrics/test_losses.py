@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from sae.metrics.losses import ContextLosses, bootstrap_errors, kl_divergence, loss_recovered, summarize, token_losses
+from sae.metrics.losses import (
+    ContextLosses,
+    bootstrap_errors,
+    kl_divergence,
+    loss_recovered,
+    summarize,
+    token_losses,
+    told_recovered,
+)
 
 
 def test_loss_recovered_by_hand():
@@ -12,6 +20,16 @@ def test_loss_recovered_by_hand():
     assert loss_recovered(clean=4.0, spliced=4.0, ablated=9.0) == 1.0
     assert loss_recovered(clean=4.0, spliced=10.0, ablated=9.0) == -0.2
     assert math.isnan(loss_recovered(clean=4.0, spliced=5.0, ablated=4.0))
+    assert math.isnan(loss_recovered(clean=4.1, spliced=3.9, ablated=4.0))
+
+
+def test_a_share_that_is_none_says_why():
+    figures = {"loss_clean": 4.1, "loss_zero_ablated": 4.0, "loss_recovered_zero": None}
+    assert "the clean loss, 4.100, is not below the zero-ablated one, 4.000" in told_recovered(figures, "zero")
+    known = {"loss_clean": 1.0, "loss_mean_ablated": 4.0, "loss_recovered_mean": 0.75, "loss_recovered_mean_error": 0.01}
+    assert told_recovered(known, "mean") == "75.0%"
+    assert told_recovered(known, "mean", error=True) == "75.0% ± 1.0%"
+    assert told_recovered({}, "zero") == "none"
 
 
 def test_kl_by_hand():

@@ -60,7 +60,7 @@ def test_the_stage_writes_figures_a_table_and_pictures(project, capsys):
     from pipelines.common import Stage
 
     automata.main(Stage("automata", PARAMS))
-    words = json.loads((project / "reports/automata.json").read_text())
+    words = json.loads((project / "reports/automata/automata.json").read_text())
     with open(project / "reports/automata/edges.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert words["n_edges"] == len(rows) > 0
@@ -89,6 +89,6 @@ def test_where_nothing_is_above_chance_the_report_says_none(project):
     from pipelines.common import Stage
 
     automata.main(Stage("automata", PARAMS | {"automata": {**SECTION, "false_discovery": 1e-6}}))
-    words = json.loads((project / "reports/automata.json").read_text())
+    words = json.loads((project / "reports/automata/automata.json").read_text())
     assert (words["n_edges"], words["least_observed"], words["motifs"]["chains"]) == (0, None, [])
     assert (project / "reports/automata/motifs.png").is_file()

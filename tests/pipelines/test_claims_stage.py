@@ -31,8 +31,8 @@ def test_the_stage_writes_figures_words_and_a_plot_twice_the_same(two_transforme
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     first = written()
-    assert {"claims.json", "claims/told.txt", "claims/claims.png", "claims/run.json"} <= first.keys()
-    found = json.loads(first["claims.json"])
+    assert {"claims/claims.json", "claims/told.txt", "claims/claims.png", "claims/run.json"} <= first.keys()
+    found = json.loads(first["claims/claims.json"])
     assert found.keys() == {"teens", "ones"}
     for each in found.values():
         assert set(each["claims"]) == {"specific", "sensitive", "causal", "not a neuron", "universal"}

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.common import Stage, run_stage
+from pipelines.common import RunConfig, Stage, run_stage
+from sae.config import build
+from sae.errors import ConfigError, DiskError
 
 
 def test_one_of_several_dictionaries_has_rows_and_reports_of_its_own():
@@ -32,3 +34,59 @@ def test_params_may_lie_elsewhere_and_be_set_otherwise(tmp_path, monkeypatch, ca
         run_stage("train", seen.append)
     assert caught.value.code == 78
     assert "'rnu.x=1' sets no parameter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "advice"), [(True, "and it goes on with what is done"), (False, "to start this stage afresh")]
+)
+@pytest.mark.parametrize(("stop", "code", "said"), [(KeyboardInterrupt(), 130, "interrupted"), (SystemExit(143), 143, "ended")])
+def test_a_stage_that_is_stopped_says_what_becomes_of_it(tmp_path, monkeypatch, capsys, goes_on, advice, stop, code, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("run: {device: cpu}\n")
+    monkeypatch.setattr("sys.argv", ["x"])
+
+    def stopped(_):
+        raise stop
+
+    with pytest.raises(SystemExit) as caught:
+        run_stage("train", stopped, goes_on=goes_on)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"train: {said}; nothing half-written is left, run again{', ' * goes_on or ' '}{advice}\n"
+
+
+def test_what_was_noted_to_an_error_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("run: {device: cpu}\n")
+    monkeypatch.setattr("sys.argv", ["x"])
+
+    def failed(_):
+        error = DiskError("no space left")
+        error.add_note("all steps before are saved in c")
+        raise error
+
+    with pytest.raises(SystemExit):
+        run_stage("train", failed)
+    assert capsys.readouterr().err == "train: no space left; all steps before are saved in c\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dictionary": "transformer"}, "'dictionary' = 'transformer': a folder of that name is the pipeline's own"),
+        ({"dictionary": "Activations"}, "'Activations': a folder"),
+        ({"dictionary": "sweep"}, "'sweep': a folder"),
+        ({"transformer": "corpus"}, "'transformer' = 'corpus': a folder"),
+        ({"transformer": "tokens"}, "'tokens': a folder"),
+        ({"transformer": "tokens.partial"}, "ends with .partial is an unfinished artefact"),
+        ({"dictionary": "transformer.old.partial"}, "ends with .partial"),
+        ({"dictionary": "../x"}, "becomes a folder under data/"),
+        ({"dictionary": True}, "'run.dictionary"),
+        ({"threads": 2**31}, r"'threads' = 2147483648: .* at most 1,024"),
+        ({"threads": 2**70}, "more than 64 bits"),
+        ({"threads": -1}, "must be 0"),
+        ({"threads": True}, "'run.threads' = True: a number, not true or false"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        build(RunConfig, values, "run")

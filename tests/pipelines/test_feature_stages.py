@@ -40,7 +40,7 @@ def project(tmp_path, monkeypatch):
     make_tokens(tmp_path / "data" / "tokens")
     for name in ("transformer", "dictionary"):
         target = tmp_path / "data" / "A" / ("transformer" if name == "transformer" else "1/dictionary")
-        with artefact.writing(target, Run(kind=name, id="A/1")) as draft:
+        with artefact.writing(target, Run(kind=name, id="A/1", facts={"precision": "bfloat16"})) as draft:
             write_dictionary(random_dictionary(), draft.path)
             (draft.path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
     for module in (features, evaluate):
@@ -76,12 +76,14 @@ def test_the_dictionary_itself_is_no_other(project):
 
 def test_evaluate_writes_metrics_and_plots(project, capsys):
     evaluate.main(Stage("evaluate", PARAMS))
-    metrics = json.loads((project / "reports/metrics.json").read_text())
+    metrics = json.loads((project / "reports/evaluate/metrics.json").read_text())
     assert metrics.keys() == {"features", "neurons", "reconstruction", "transformer"}
+    assert metrics["transformer"].pop("precision") == "bfloat16", "of the transformer: runs are compared by it"
     assert all(isinstance(value, int | float | None) for section in metrics.values() for value in section.values())
     assert "loss recovered" in capsys.readouterr().out
     pictures = {"density.png", "l0.png", "cosine.png", "training.png"}
-    assert {path.name for path in (project / "reports/evaluate").iterdir()} == pictures | {"density.csv", "l0.csv", "run.json"}
+    written = {path.name for path in (project / "reports/evaluate").iterdir()}
+    assert written == pictures | {"metrics.json", "density.csv", "l0.csv", "run.json"}
     with open(project / "reports/evaluate/density.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert sum(int(row["features"]) for row in rows) == metrics["features"]["n_alive"]
@@ -93,6 +95,13 @@ def test_evaluate_writes_metrics_and_plots(project, capsys):
     first = contents(project / "reports")
     evaluate.main(Stage("evaluate", PARAMS))
     assert contents(project / "reports") == first
+
+
+def test_a_history_that_was_changed_is_refused(project):
+    file = project / "data/A/1/dictionary/history.jsonl"
+    file.write_text(file.read_text().replace("3.0", "2.0"))
+    with pytest.raises(StoreError, match=r"history\.jsonl is damaged"):
+        evaluate.main(Stage("evaluate", PARAMS))
 
 
 def test_nothing_half_written_is_left_of_a_failure(project, monkeypatch):
@@ -111,7 +120,7 @@ def test_plots_of_a_dictionary_that_never_fires(project):
     with artefact.writing(project / "data/A/1/dictionary", Run(kind="dictionary", id="A/1")) as draft:
         write_dictionary(silent, draft.path)
     evaluate.main(Stage("evaluate", PARAMS))
-    metrics = json.loads((project / "reports/metrics.json").read_text())
+    metrics = json.loads((project / "reports/evaluate/metrics.json").read_text())
     assert metrics["features"]["n_alive"] == 0
     assert metrics["features"]["encoder_decoder_cosine_median"] is None
     assert not (project / "reports/evaluate/training.png").exists()

@@ -16,6 +16,7 @@ from sae.cli.main import app
 from sae.dictionary.disk import write_dictionary
 from sae.errors import StoreError
 from sae.provenance import Run
+from sae.reports import write_figures
 from tests.features.toy import random_dictionary
 from tests.interpret.stub import Stub
 from tests.support.stores import make_tokens
@@ -47,7 +48,7 @@ def contents(folder):
 
 
 def found(project):
-    return json.loads((project / "reports/interpret.json").read_text())
+    return json.loads((project / "reports/interpret/interpret.json").read_text())
 
 
 @pytest.mark.slow
@@ -161,12 +162,11 @@ def test_best_units_of_several_dictionaries_stand_side_by_side(tmp_path, monkeyp
             "n_pure_features": 2,
             "n_pure_neurons": 0,
         }
-        with artefact.writing(tmp_path / "reports" / name / "proxies", Run(kind="proxies")):
-            pass
-        (tmp_path / "reports" / name / "proxies.json").write_text(json.dumps({"hypotheses": {"arabic": row}}))
+        with artefact.writing(tmp_path / "reports" / name / "proxies", Run(kind="proxies")) as draft:
+            write_figures(draft.path, "proxies", {"hypotheses": {"arabic": row}})
     params = {"run": {"device": "cpu"}, "controls": {"dictionaries": ["A/1", "A/0", "S/0"]}}
     controls.main(Stage("controls", params))
-    words = json.loads((tmp_path / "reports/controls.json").read_text())["arabic"]
+    words = json.loads((tmp_path / "reports/controls/controls.json").read_text())["arabic"]
     assert words.keys() == {"A/1", "A/0", "S/0", "A/neurons", "S/neurons"}
     assert words["A/1"] == {
         "id": "A/1/7", "pearson_proxy": 0.8, "pearson_kind": 0.4, "id_by_kind": "A/1/8", "pearson_kind_by_kind": 0.8, "n_pure": 2,
@@ -179,5 +179,5 @@ def test_best_units_of_several_dictionaries_stand_side_by_side(tmp_path, monkeyp
     assert "controls/proxies.png" in first
     controls.main(Stage("controls", params))
     assert contents(tmp_path / "reports") == first
-    with pytest.raises(StoreError, match=r"B-1/proxies\.json is missing"):
+    with pytest.raises(StoreError, match="no proxies at reports/B-1/proxies"):
         controls.main(Stage("controls", params | {"controls": {"dictionaries": ["B/1"]}}))

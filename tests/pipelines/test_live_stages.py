@@ -54,7 +54,7 @@ def test_nothing_is_stored_and_training_is_that_of_python(tokens, tmp_path, caps
     assert dictionary.W_enc.equal(expected.W_enc)
     assert not (tmp_path / "data/A/1/checkpoints").exists()
     sweep.main(Stage("sweep", params()))
-    assert set(json.loads((tmp_path / "reports/sweep.json").read_text())) == {"A/sweep/a", "A/sweep/b"}
+    assert set(json.loads((tmp_path / "reports/sweep/sweep.json").read_text())) == {"A/sweep/a", "A/sweep/b"}
 
 
 def test_what_the_record_was_not_made_of_is_refused(tokens):

@@ -1,6 +1,5 @@
 """docs/results.md is made whole, or not at all."""
 
-import json
 from unittest.mock import Mock
 
 import pytest
@@ -10,6 +9,7 @@ from sae import artefact
 from sae.errors import StoreError
 from sae.library import locate
 from sae.provenance import Run
+from sae.reports import write_figures
 from sae.web.report import STUDIES
 from tests.web.toy_project import METRICS, make
 
@@ -23,7 +23,8 @@ WHOLE = {
 def test_every_study_and_a_table_or_nothing(tmp_path, monkeypatch):
     place = locate("A/1", make(tmp_path))
     monkeypatch.chdir(tmp_path)
-    (place.reports / "metrics.json").write_text(json.dumps(WHOLE), encoding="utf-8")
+    with artefact.writing(place.reports / "evaluate", artefact.read_run(place.reports / "evaluate", "evaluation")) as draft:
+        write_figures(draft.path, "metrics", WHOLE)
     for study in STUDIES[1:]:
         parents = {"data/A/1/dictionary": artefact.digest(place.dictionary)}
         with pytest.raises(StoreError, match="not all of A/1 is there"):

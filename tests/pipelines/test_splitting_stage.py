@@ -16,6 +16,7 @@ from sae.dictionary.disk import write_dictionary
 from sae.errors import StoreError
 from sae.library import open_several
 from sae.provenance import Run
+from sae.reports import write_figures
 from tests.features.toy import random_dictionary
 from tests.support.stores import make_tokens
 from tests.support.toy_source import ToySource
@@ -45,12 +46,12 @@ def contents(folder):
 
 
 def test_the_stage_writes_figures_tables_trees_and_pictures(project, capsys):
-    (project / "reports/A-0").mkdir(parents=True)
     best = {"best_feature": {"id": "A/0/4"}}
     hypotheses = {"base64": best, "base64-competing": best, "dna": {"best_feature": None}}
-    (project / "reports/A-0/proxies.json").write_text(json.dumps({"hypotheses": hypotheses}))
+    with artefact.writing(project / "reports/A-0/proxies", Run(kind="proxies")) as draft:
+        write_figures(draft.path, "proxies", {"hypotheses": hypotheses})
     splitting.main(Stage("splitting", PARAMS))
-    words = json.loads((project / "reports/splitting.json").read_text())
+    words = json.loads((project / "reports/splitting/splitting.json").read_text())
     assert [(row["first"], row["second"]) for row in words["sizes"]] == [("A/0", "A/1"), ("A/1", "A/2")]
     assert words["trees"].keys() == {"base64"}
     assert words["trees"]["base64"]["id"] == "A/0/4"
@@ -78,7 +79,7 @@ def test_twice_it_writes_the_same(project):
 
 def test_without_dictionaries_there_is_an_empty_report(project):
     splitting.main(Stage("splitting", PARAMS | {"splitting": {}}))
-    assert json.loads((project / "reports/splitting.json").read_text()) == {"sizes": [], "trees": {}}
+    assert json.loads((project / "reports/splitting/splitting.json").read_text()) == {"sizes": [], "trees": {}}
 
 
 def test_the_command_prints_the_tree(project):

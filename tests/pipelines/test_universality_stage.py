@@ -24,7 +24,7 @@ def contents(folder):
 
 def test_the_stage_writes_medians_tables_and_plots_twice_the_same(two_transformers, capsys):
     universality.main(Stage("universality", PARAMS))
-    found = json.loads((two_transformers / "reports/universality.json").read_text())
+    found = json.loads((two_transformers / "reports/universality/universality.json").read_text())
     assert found.keys() == {"A/1 B/1", "A/1 A/sweep/wide"}
     assert "A/1 with B/1: 24 of 24 features" in capsys.readouterr().out
     assert ("neurons, best" in found["A/1 B/1"]["medians"], "neurons, best" in found["A/1 A/sweep/wide"]["medians"]) == (
@@ -46,7 +46,7 @@ def test_the_stage_writes_medians_tables_and_plots_twice_the_same(two_transforme
 
 def test_without_pairs_there_is_an_empty_report(two_transformers):
     universality.main(Stage("universality", PARAMS | {"universality": {}}))
-    assert json.loads((two_transformers / "reports/universality.json").read_text()) == {}
+    assert json.loads((two_transformers / "reports/universality/universality.json").read_text()) == {}
 
 
 def test_the_command_prints_the_medians(two_transformers):

@@ -19,7 +19,7 @@ WORDS = b"the quick brown fox jumps over the lazy dog and runs away from the hou
 def contexts(rows, document=None):
     tokens = np.array(rows, np.uint16)
     document = np.zeros(tokens.shape, np.int32) if document is None else np.array(document, np.int32)
-    return Contexts(tokens, document, np.zeros(tokens.shape, np.int16))
+    return Contexts.whole(tokens, document, np.zeros(tokens.shape, np.int16))
 
 
 def witten_bell(texts: list[bytes], order: int):

@@ -13,7 +13,7 @@ from sae.proxies.sampling import Statistics
 from sae.storage.tokens import Contexts
 
 VOCABULARY = [b"", b"a", b"b@", b"@c", "é".encode(), b"\xc3", b"\xa9", b" ", b"12", b"3"]
-NOTHING = Contexts(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)))
+NOTHING = Contexts.whole(*[np.zeros((0, 4), np.int64)] * 3)
 
 
 def statistics(kinds=()):
@@ -23,7 +23,7 @@ def statistics(kinds=()):
 def label(proxy, tokens, document, kind=None, kinds=()):
     tokens, document = np.array(tokens, np.uint16), np.array(document, np.int32)
     kind = np.zeros(tokens.shape, np.int16) if kind is None else np.array(kind, np.int16)
-    return proxy.scorer(statistics(kinds))(Contexts(tokens, document, kind))
+    return proxy.scorer(statistics(kinds))(Contexts.whole(tokens, document, kind))
 
 
 @pytest.mark.parametrize("expression", [r"\w+@\w+", r"[0-9]+", "é", r"(?<= )a", "\udcc3", "a b"])

@@ -12,7 +12,7 @@ from sae.proxies.sampling import Statistics, choose_contexts, log_probabilities,
 from sae.storage.tokens import Contexts
 from tests.proxies.corpora import write_store
 
-EMPTY = Contexts(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros((0, 4)))
+EMPTY = Contexts.whole(*[np.zeros((0, 4), np.int64)] * 3)
 
 
 def every_substring(weights: np.ndarray, document: np.ndarray, min_tokens: int) -> np.ndarray:

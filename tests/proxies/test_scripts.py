@@ -88,14 +88,14 @@ def test_scores_are_the_best_of_all_substrings(name: str, seed: int):
     script = HYPOTHESES[name].proxy
     vocabulary, tokens, document = random_tokens(seed, TEXT, 60, 16)
     of_token, overall = fractions_by_hand(vocabulary, tokens, document, script)
-    fractions = measure_fractions(Contexts(tokens, document, document), vocabulary, script.blocks)
+    fractions = measure_fractions(Contexts.whole(tokens, document, document), vocabulary, script.blocks)
     assert fractions.overall == pytest.approx(overall, rel=1e-12)
     np.testing.assert_allclose(fractions.of_token, [of_token.get(t, 0.0) for t in range(len(vocabulary))], rtol=1e-12)
     assert 0.05 < overall < 0.5
     assert any(0 < of_token.get(t, 0) < 1 for t, piece in enumerate(vocabulary) if whole(piece) is None)
-    score = script.scorer(Statistics(vocabulary, np.zeros(len(vocabulary)), Contexts(tokens, document, document)))
+    score = script.scorer(Statistics(vocabulary, np.zeros(len(vocabulary)), Contexts.whole(tokens, document, document)))
     wanted = every_substring(vocabulary, tokens, document, script, of_token, overall)
-    np.testing.assert_allclose(score(Contexts(tokens, document, document)), wanted, rtol=1e-9)
+    np.testing.assert_allclose(score(Contexts.whole(tokens, document, document)), wanted, rtol=1e-9)
     levels = np.unique(wanted[~np.isnan(wanted)])
     assert levels[0] == pytest.approx(math.log(FLOOR / overall))
     assert levels[-1] == pytest.approx(-math.log(overall))
@@ -107,11 +107,11 @@ def test_a_character_in_two_tokens_counts_when_it_is_whole():
     # Of four \xd8 all are Arabic; of four \xab three are (the fourth ends U+00AB, a quotation mark).
     tokens = np.array([[0, 1, 0, 1, 0, 1, 2, 1, 3, 0, 3, 4, 5, 4]])
     document = np.zeros_like(tokens)
-    score = ARABIC.scorer(Statistics(vocabulary, np.zeros(6), Contexts(tokens, document, document)))
+    score = ARABIC.scorer(Statistics(vocabulary, np.zeros(6), Contexts.whole(tokens, document, document)))
     # The \xd8 before an x is no character, so it is left out: 13 usable tokens, of them 6 bytes of ث and twice ثم.
     p = (8 + 0.5) / (13 + 1)
     text = np.array([[0, 1, 1, 2, 1, 4, 5, 4]])
-    got = score(Contexts(text, np.zeros_like(text), np.zeros_like(text)))[0] + math.log(p)
+    got = score(Contexts.whole(text, np.zeros_like(text), np.zeros_like(text)))[0] + math.log(p)
     low = math.log(FLOOR)
     np.testing.assert_allclose(got, [0.0, 0.0, math.log(3 / 4), low, math.log(3 / 4), 0.0, low, 0.0], atol=1e-12)
 
@@ -131,9 +131,9 @@ def test_characters_cut_at_the_edge_of_a_run_are_unknown():
 
 def test_absent_script_still_has_a_probability():
     vocabulary = [b"a", b"\xd8\xa7"]
-    sample = Contexts(np.zeros((1, 9), dtype=np.int64), np.zeros((1, 9), dtype=np.int64), np.zeros((1, 9), dtype=np.int64))
+    sample = Contexts.whole(np.zeros((1, 9), dtype=np.int64), np.zeros((1, 9), dtype=np.int64), np.zeros((1, 9), dtype=np.int64))
     scores = ARABIC.scorer(Statistics(vocabulary, np.zeros(2), sample))(
-        Contexts(np.array([[0, 1]]), np.array([[0, 0]]), np.array([[0, 0]]))
+        Contexts.whole(np.array([[0, 1]]), np.array([[0, 0]]), np.array([[0, 0]]))
     )
     np.testing.assert_allclose(scores, [[math.log(FLOOR / 0.05), math.log(1 / 0.05)]])
 

@@ -14,7 +14,9 @@ from pipelines.corpus import main
 from sae import artefact
 from sae.config import build, read_params, read_section
 from sae.errors import ConfigError, CorpusError, StoreError
-from sae.source.corpus import CorpusConfig, gather
+from sae.provenance import Run
+from sae.source.contexts import survey
+from sae.source.corpus import CorpusConfig, gather, write_corpus
 from sae.source.corpus_document import FILE, Document, count, head, read_documents, take, window
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +68,38 @@ def test_blank_files_are_an_empty_corpus_and_leave_nothing(tmp_path, monkeypatch
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     with pytest.raises(CorpusError, match=r"a.txt is not UTF-8: byte 0xe9 at offset 3"):
         main(stage({"source": "files", "files": ["*.txt"]}))
-    assert not (tmp_path / "data").exists()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".corpus.lock"]
+
+
+def written(config, folder):
+    with artefact.writing(folder, Run(kind="corpus", code="test")) as draft:
+        facts = write_corpus(config, draft.path)
+        assert [path.name for path in draft.path.iterdir()] == [FILE]
+    return list(read_documents(folder)), facts
+
+
+def test_the_only_document_of_a_kind_comes_in_parts_of_which_some_can_be_held_out(tmp_path):
+    book = "".join(f"Line {i} of the only book.\n" for i in range(2000))
+    (tmp_path / "book.txt").write_text(book)
+    (tmp_path / "a.jsonl").write_text('{"text": "short and alone"}\n')
+    files = [str(tmp_path / "book.txt"), str(tmp_path / "a.jsonl")]
+    documents, facts = written(CorpusConfig(source="files", files=files), tmp_path / "c")
+    parts = [document for document in documents if document.kind == "txt"]
+    assert len(parts) in (20, 21, 22)
+    assert "".join(document.text for document in parts) == book
+    assert facts["by_kind"]["txt"] == {"documents": len(parts), "bytes": len(book)}
+    assert facts["by_kind"]["jsonl"]["documents"] == 1
+    split = survey(documents, seed=0).splits(0.15)
+    held_out = sum(len(document.text) for document, where in zip(documents, split, strict=True) if where == 1)
+    assert 0.1 < held_out / len(book) < 0.2
+
+
+def test_too_many_kinds_are_told(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "x{i}", "kind": "k{i}"}}\n' for i in range(30)))
+    config = CorpusConfig(source="files", files=[str(tmp_path / "*.jsonl")])
+    monkeypatch.setattr("sae.source.corpus_document.MOST_KINDS", 29)
+    with pytest.raises(CorpusError, match=r"a.jsonl:30 is of the kind 'k29', one more than the 29 that can be told apart"):
+        written(config, tmp_path / "c")
 
 
 def test_order_is_a_seeded_shuffle(tmp_path):
@@ -74,9 +107,9 @@ def test_order_is_a_seeded_shuffle(tmp_path):
     (tmp_path / "a.jsonl").write_text(lines)
     orders = []
     for seed in (0, 0, 1):
-        documents, short = gather(CorpusConfig(source="files", files=[str(tmp_path / "*.jsonl")], seed=seed))
+        documents, facts = written(CorpusConfig(source="files", files=[str(tmp_path / "*.jsonl")], seed=seed), tmp_path / "c")
         orders.append([document.text for document in documents])
-        assert short == {}
+        assert facts["short"] == {}
         assert sorted(orders[-1], key=int) == [str(i) for i in range(200)]
     assert orders[0] == orders[1] != orders[2]
     assert orders[0] != sorted(orders[0], key=int)
@@ -100,7 +133,8 @@ def test_the_stage_writes_what_it_says(tmp_path, monkeypatch, capsys):
     assert abs(run.facts["n_bytes"] - 50_000) < 1000
     assert "english" in capsys.readouterr().out
     assert str(tmp_path) not in run.to_json()
-    assert documents == gather(build(CorpusConfig, SMALL, "corpus"))[0]
+    found = gather(build(CorpusConfig, SMALL, "corpus"))[0]
+    assert sorted(documents) == sorted(found)
 
 
 def test_another_process_with_another_hash_seed_gives_the_same_documents():

@@ -33,9 +33,13 @@ def cache(tmp_path, monkeypatch):
 
 STREAM = f"""
 import json
+from pathlib import Path
 from sae.source.corpus import CorpusConfig, gather
+# A folder of the data set's name in the working directory is none of the hub's.
+Path("{REPO}").mkdir(parents=True)
+Path("{REPO}/train.jsonl").write_text('{{"content": "of the disk"}}')
 config = CorpusConfig(source="hub", dataset="{REPO}", revision="{COMMIT}", text_column="content", max_documents=7)
-print(json.dumps(gather(config)[0]))
+print(json.dumps(list(gather(config)[0])))
 """
 
 
@@ -45,14 +49,15 @@ def test_streams_the_first_documents_from_a_hub(tmp_path):
     with hub({"train.jsonl": LINES}) as endpoint:
         environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
         command = [sys.executable, "-c", STREAM]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     expected = [[f"text {i}", "some-texts", f"{REPO}:{i}"] for i in range(7)]
-    assert sorted(json.loads(done.stdout)) == expected != json.loads(done.stdout)
+    assert json.loads(done.stdout) == expected
 
 
 def test_hub_out_of_reach_is_one_message_soon_and_nothing_half_written(tmp_path, monkeypatch, slept):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sae.provenance.code_revision", lambda: "test")  # git is waited for with `sleep` too
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens: a real refusal

@@ -41,7 +41,7 @@ def test_no_document_is_blank_and_no_source_names_this_machine(small):
 def test_kinds_look_like_themselves(small):
     texts = {kind: "".join(d.text for d in small[0] if d.kind == kind) for kind in KINDS}
     assert texts["python"].count("def ") > texts["english"].count("def ") * 3
-    assert texts["cpp"].count("#include") > 5
+    assert texts["cpp"].count(";") > texts["english"].count(";") * 3
     assert next(Installed(0).stream("pem")).text.count("-----END CERTIFICATE-----") == 1
     words = Counter(texts["english"].lower().split())
     assert words["the"] > 0.03 * words.total()

@@ -94,6 +94,10 @@ GOOD = np.arange(40).reshape(10, 4)
         (GOOD.reshape(10, 2, 2), {}, r"int64 \[10, 2, 2\]"),
         (GOOD - 1, {}, "holds the id -1"),
         (GOOD, {"n_vocab": 39}, "holds the id 39, tokens.n_vocab is 39"),
+        (np.where(GOOD, GOOD, -100).astype(np.uint32), {}, r"id 4294967196 \(.* may have been -100\): .* below 1,048,576"),
+        (np.where(GOOD, GOOD, -1).astype(">u8"), {}, r"id 18446744073709551615 \(.* may have been -1\)"),
+        (np.where(GOOD, GOOD, -100).astype(np.uint16), {"n_vocab": 50}, r"id 65436 \(.* been -100\), tokens.n_vocab is 50"),
+        (np.where(GOOD, GOOD, 10**9), {}, r"id 1000000000: with tokens.n_vocab null ids must be below 1,048,576"),
         (GOOD, {"bos": True}, "rows begin with different ids"),
         (GOOD[:1], {}, "makes 1 contexts of 4"),
         (GOOD[:, :1], {}, "makes 10 contexts of 1"),
@@ -119,6 +123,23 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(CorpusError, match=r"is no .npy array"):
             contexts_of_ids(config, tmp_path)
+    with pytest.raises(ConfigError, match="is a folder"):
+        contexts_of_ids(TokensConfig(source="ids", path=str(tmp_path)), tmp_path)
     np.savez(tmp_path / "ids.npz", GOOD)
     with pytest.raises(CorpusError, match="an archive of arrays"):
         contexts_of_ids(TokensConfig(source="ids", path=str(tmp_path / "ids.npz")), tmp_path)
+
+
+def test_a_vocabulary_has_a_limit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at most 1,048,576, not 2147483648"):
+        TokensConfig(source="ids", path="x.npy", n_vocab=2**31)
+
+
+def test_an_array_that_claims_more_rows_than_its_file_has_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", GOOD)
+    content = (tmp_path / "ids.npy").read_bytes()
+    claimed = content.replace(b"(10, 4), }            ", b"(1000000000000000, 4)}")
+    assert claimed != content
+    (tmp_path / "ids.npy").write_bytes(claimed)
+    with pytest.raises(CorpusError, match=r"is no .npy array"):
+        contexts_of_ids(TokensConfig(source="ids", path=str(tmp_path / "ids.npy")), tmp_path)

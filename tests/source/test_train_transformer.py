@@ -9,6 +9,7 @@ from sae.errors import ConfigError, CorpusError, NumericsError
 from sae.source.train_transformer import batches, learning_rate, train_transformer
 from sae.source.transformer import build_native, fast_forward, fields_to_train
 from sae.source.transformer_config import TransformerConfig
+from sae.storage.tokens import Sequences
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def chain(n_contexts: int = 64, length: int = 16, seed: int = 0) -> np.ndarray:
 def train(params: TransformerConfig, contexts: np.ndarray) -> tuple[dict[str, Tensor], float]:
     bridge = build_native(fields_to_train(params, 20, contexts.shape[1]), params.seed)
     fast = fast_forward(bridge, torch.float32)
-    trained = train_transformer(list(fast.weights.values()), fast.summed_loss, contexts, params, CPU)
+    trained = train_transformer(list(fast.weights.values()), fast.summed_loss, Sequences.whole(contexts), params, CPU)
     return {name: weight.detach() for name, weight in fast.weights.items()}, trained.last_loss
 
 
@@ -62,17 +63,17 @@ def test_shards_add_up_to_the_whole_batch() -> None:
 
 def test_every_context_is_seen_once_before_any_is_seen_twice() -> None:
     contexts = np.arange(10)[:, None].repeat(3, axis=1)
-    seen = np.concatenate([batch[:, 0] for batch in batches(contexts, 4, 10, seed=0)])
+    seen = np.concatenate([batch.tokens[:, 0] for batch in batches(Sequences.whole(contexts), 4, 10, seed=0)])
     assert len(seen) == 40
     for epoch in range(4):
         assert sorted(seen[10 * epoch : 10 * epoch + 10]) == list(range(10))
     assert list(seen[:10]) != list(seen[10:20])
-    assert list(seen) == [c for batch in batches(contexts, 4, 10, seed=0) for c in batch[:, 0]]
+    assert list(seen) == [c for batch in batches(Sequences.whole(contexts), 4, 10, seed=0) for c in batch.tokens[:, 0]]
 
 
 def test_fewer_contexts_than_a_batch_are_refused() -> None:
     with pytest.raises(CorpusError, match="3 train contexts are fewer than one batch"):
-        next(batches(np.zeros((3, 2), dtype=int), 4, 1, seed=0))
+        next(batches(Sequences.whole(np.zeros((3, 2), dtype=int)), 4, 1, seed=0))
 
 
 def test_the_schedule_rises_and_falls() -> None:
@@ -88,20 +89,21 @@ def test_the_schedule_rises_and_falls() -> None:
 def test_a_loss_of_nan_stops_before_it_reaches_the_weights() -> None:
     weight = nn.Parameter(torch.ones(2))
 
-    def loss(tokens: Tensor) -> Tensor:
+    def loss(tokens: Tensor, counted: Tensor | None) -> Tensor:
         return (weight * (float("nan") if 7 in tokens else 1.0)).sum()
 
     contexts = np.zeros((40, 4), dtype=np.uint16)
     contexts[-1] = 7
     with pytest.raises(NumericsError, match=r"became nan at step \d+; nothing is saved. Lower transformer.learning_rate"):
-        train_transformer([weight], loss, contexts, config(n_tokens=200), CPU)
+        train_transformer([weight], loss, Sequences.whole(contexts), config(n_tokens=200), CPU)
     assert torch.isfinite(weight).all()
 
 
 def test_weight_decay_is_for_matrices_only() -> None:
     matrix, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
     params = config(weight_decay=1.0, learning_rate=0.1, n_tokens=100)
-    train_transformer([matrix, bias], lambda tokens: 0 * (matrix.sum() + bias.sum()), np.zeros((8, 4), dtype=int), params, CPU)
+    contexts = Sequences.whole(np.zeros((8, 4), dtype=int))
+    train_transformer([matrix, bias], lambda tokens, counted: 0 * (matrix.sum() + bias.sum()), contexts, params, CPU)
     assert matrix.detach().max() < 0.9
     assert bias.detach().min() == 1.0
 

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from sae import artefact, exchange
 from sae.errors import LockedError, StoreError
+from sae.storage import ended
 from sae.storage.activations import ActivationStore
 from sae.storage.layout import Layout
 from sae.storage.permutation import Permutation
 from sae.storage.pieces import Piece, Sums, fields_of, write_piece
 from sae.storage.share import Share
-from sae.storage.writer import StoreWriter
+from sae.storage.upkeep import describe
 from tests.support.stores import make_tokens
 from tests.support.toy_harvest import StoppedError, Stopping, bytes_of, small, toy_harvest
 from tests.support.toy_source import ToySource
@@ -70,14 +72,17 @@ def test_pieces_make_up_a_shard_or_do_not(tmp_path, places, whole):
 
 
 def test_who_is_killed_while_sweeping_has_nothing_left_to_do(tmp_path, tokens, undisturbed, monkeypatch):
-    def stopped(self):
-        (self.path / "pieces" / "00002").unlink()
+    def stopped(target):
+        (tmp_path / "acts.partial/pieces/00002").unlink()
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "_sweep", stopped)
+        patch.setattr(ended, "sweep", stopped)
         with pytest.raises(StoppedError):
             toy_harvest(tmp_path / "acts", tokens)
+    told = dict(describe(tmp_path / "acts"))
+    assert "unfinished" not in told
+    assert told["left over"].endswith("acts.partial; the next harvest removes them")
     assert toy_harvest(tmp_path / "acts", tokens, Stopping(0), share=Share(0, 2))
     assert (tmp_path / "acts.partial").exists()
     assert toy_harvest(tmp_path / "acts", tokens, Stopping(0))
@@ -94,13 +99,61 @@ def test_who_is_killed_at_the_very_end_of_sweeping_has_nothing_left_to_do(tmp_pa
     assert not (tmp_path / "acts.partial").exists()
 
 
-def test_an_old_store_is_there_whole_or_not_at_all(tmp_path, tokens, undisturbed, monkeypatch):
+def test_what_was_left_over_goes_with_the_next_plan(tmp_path, tokens, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ended, "sweep", lambda target: None)
+        toy_harvest(tmp_path / "acts", tokens)
+    assert toy_harvest(tmp_path / "acts", tokens, seed=1, keep=True), "it is no unfinished work"
+    assert not (tmp_path / "acts.partial").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(ended, "sweep", lambda target: None)
+        toy_harvest(tmp_path / "acts", tokens)
+    ended.sweep_left_over(tmp_path / "acts")
+    assert not (tmp_path / "acts.partial").exists()
+
+
+def test_a_store_that_was_removed_after_its_commit_is_made_again(tmp_path, tokens, undisturbed, monkeypatch):
+    """Killed between the exchange and the removal of the old store, which then lies where the new one was written."""
+    toy_harvest(tmp_path / "acts", tokens, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ended, "sweep", lambda target: None)
+        patch.setattr(artefact, "discard", lambda folder: None)
+        toy_harvest(tmp_path / "acts", tokens)
+    shutil.rmtree(tmp_path / "acts")
+    assert not ended.is_left_over(tmp_path / "acts")
+    assert toy_harvest(tmp_path / "acts", tokens)
+    assert bytes_of(tmp_path / "acts") == undisturbed
+
+
+def test_a_link_to_a_larger_disk_stays_one(tmp_path, tokens, undisturbed):
+    """All of the work lies there too."""
+    large, link = tmp_path / "large", tmp_path / "data/acts"
+    link.parent.mkdir()
+    link.symlink_to(large / "acts")
+    with pytest.raises(StoreError, match=r"is a link to .*large is not there; mount its disk, or remove the link"):
+        toy_harvest(link, tokens)
+    large.mkdir()
+    with pytest.raises(StoppedError):
+        toy_harvest(link, tokens, Stopping(5), seed=1)
+    assert (large / "acts.partial/pieces").is_dir()
+    assert dict(describe(link))["lies in"] == str(large / "acts.partial")
+    for seed in (1, 0):
+        assert toy_harvest(link, tokens, seed=seed)
+        assert link.is_symlink()
+        assert [path.name for path in link.parent.iterdir()] == ["acts"]
+        assert {path.name for path in large.iterdir()} == {"acts", ".acts.lock"}
+    assert bytes_of(large / "acts") == undisturbed
+
+
+@pytest.mark.parametrize("system", ["exchanges", "does not"])
+def test_an_old_store_is_there_whole_or_not_at_all(tmp_path, tokens, undisturbed, monkeypatch, system):
     toy_harvest(tmp_path / "acts", tokens, seed=1)
     remove, seen = shutil.rmtree, []
+    if system == "does not":
+        monkeypatch.setattr(exchange, "exchange", lambda one, other: False)
 
     def half(path, **given):
-        if any((Path(path) / name).exists() for name in ("run.json", "activations.zarr/mean")):
-            (Path(path) / "run.json").unlink()
+        if (Path(path) / "activations.zarr/mean").exists():
             seen.append(Path(path).name)
             raise StoppedError
         remove(path, **given)
@@ -109,7 +162,7 @@ def test_an_old_store_is_there_whole_or_not_at_all(tmp_path, tokens, undisturbed
         patch.setattr(shutil, "rmtree", half)
         with pytest.raises(StoppedError):
             toy_harvest(tmp_path / "acts", tokens)
-    assert seen == ["acts.old.partial"]
+    assert seen == [{"exchanges": "store", "does not": "acts.old.partial"}[system]]
     assert bytes_of(tmp_path / "acts") == undisturbed
     assert toy_harvest(tmp_path / "acts", tokens, Stopping(0))
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]

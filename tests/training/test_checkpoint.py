@@ -11,7 +11,7 @@ import torch
 
 from sae import artefact
 from sae.errors import ConfigError, DiskError, LockedError
-from sae.training.checkpoint import Checkpoints, clear_checkpoints, save_refused_batch
+from sae.training.checkpoint import DRAFT, MARK, Checkpoints, clear_checkpoints, save_refused_batch
 
 IDENTITY = {"configs": [{"n_features": 24, "betas": (0.9, 0.999), "seed": 0}], "data": "abc"}
 NUMBERS = {"scale": 0.1 + 0.2, "nothing": None, "rows": [1, 2], "tiny": 5e-324, "not": float("inf")}
@@ -32,6 +32,11 @@ def saved(tmp_path):
 
 def names(checkpoints):
     return sorted(path.name for path in checkpoints.folder.iterdir())
+
+
+def files_of(*steps):
+    """Names of the mark and of the files of some checkpoints."""
+    return sorted([MARK, *(f"step-{step:010d}.{end}" for step in steps for end in ("json", "safetensors"))])
 
 
 def assert_is(checkpoint, step):
@@ -57,15 +62,13 @@ def test_none_is_none(tmp_path):
 def test_two_are_kept(saved):
     for step in (5000, 100_000_000_000):
         saved.save(step, tensors(float(step)), {**NUMBERS, "step": step})
-    assert names(saved) == sorted(
-        f"step-{step:010d}.{end}" for step in (5000, 100_000_000_000) for end in ("json", "safetensors")
-    )
+    assert names(saved) == files_of(5000, 100_000_000_000)
     assert_is(saved.latest(), 100_000_000_000)
 
 
 def test_no_pickle(saved):
     """Neither file starts as a pickle or a zip does, and each says what it is to a reader that knows nothing of ours."""
-    for path in saved.folder.iterdir():
+    for path in saved.folder.glob("step-*"):
         data = path.read_bytes()
         header = data[8 : 8 + int.from_bytes(data[:8], "little")] if path.suffix == ".safetensors" else data
         assert json.loads(header)
@@ -111,26 +114,30 @@ def test_all_damaged_is_none(saved, capsys):
         path.write_text("{")
     assert saved.latest() is None
     assert capsys.readouterr().err.count("damaged") == 2
-    assert names(saved) == []
+    assert names(saved) == [MARK]
 
 
-@pytest.mark.parametrize("instant", range(4))
+@pytest.mark.parametrize("instant", range(6))
 def test_a_kill_at_any_instant_of_writing_leaves_the_one_before(saved, instant):
-    """In the middle of the tensors, before their renaming, between the two files, in the middle of the record."""
+    """In the middle of the tensors, before their renaming, between the two files, in the middle of the record; and what a kill of
+    an older version left."""
     whole = Checkpoints(saved.folder.parent / "other", IDENTITY)
     whole.save(30, tensors(30.0), {**NUMBERS, "step": 30})
     data = (whole.folder / "step-0000000030.safetensors").read_bytes()
     record = (whole.folder / "step-0000000030.json").read_bytes()
     left = [
-        {"step-0000000030.safetensors.partial": data[: len(data) // 2]},
-        {"step-0000000030.safetensors.partial": data},
+        {f"{DRAFT}/.tmpA2b3": data[: len(data) // 2]},
+        {f"{DRAFT}/step-0000000030.safetensors": data},
         {"step-0000000030.safetensors": data},
+        {"step-0000000030.safetensors": data, f"{DRAFT}/step-0000000030.json": record[: len(record) // 2]},
+        {"step-0000000030.safetensors.partial": data},
         {"step-0000000030.safetensors": data, "step-0000000030.json.partial": record[: len(record) // 2]},
     ][instant]
     for name, content in left.items():
+        (saved.folder / name).parent.mkdir(exist_ok=True)
         (saved.folder / name).write_bytes(content)
     assert_is(saved.latest(), 20)
-    assert names(saved) == sorted(f"step-{step:010d}.{end}" for step in (10, 20) for end in ("json", "safetensors")), "swept"
+    assert names(saved) == files_of(10, 20), "swept"
     saved.save(40, tensors(40.0), {**NUMBERS, "step": 40})
     assert_is(saved.latest(), 40)
 
@@ -141,8 +148,7 @@ def test_the_record_is_written_after_its_tensors_and_removed_before_them(saved, 
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(("write", b.suffix)), replace(a, b))[1])
     monkeypatch.setattr(os, "unlink", lambda path: (order.append(("remove", path.suffix)), unlink(path))[1])
     saved.save(30, tensors(30.0), {**NUMBERS, "step": 30})
-    done = [act for act in order if act[1] != ".partial"]
-    assert done == [("write", ".safetensors"), ("write", ".json"), ("remove", ".json"), ("remove", ".safetensors")]
+    assert order == [("write", ".safetensors"), ("write", ".json"), ("remove", ".json"), ("remove", ".safetensors")]
 
 
 def test_a_full_disk_is_told_and_leaves_the_ones_before(saved, monkeypatch):
@@ -155,7 +161,7 @@ def test_a_full_disk_is_told_and_leaves_the_ones_before(saved, monkeypatch):
             with pytest.raises(DiskError, match="no space left"):
                 saved.save(30, tensors(30.0), {**NUMBERS, "step": 30})
         assert_is(saved.latest(), 20)
-        assert not list(saved.folder.glob("*.partial"))
+        assert names(saved) == files_of(10, 20)
 
 
 def test_those_of_another_run_are_refused_with_what_differs(saved):
@@ -167,7 +173,7 @@ def test_those_of_another_run_are_refused_with_what_differs(saved):
         "configs[0].seed was 0 and is 1",
         "configs[0].l1 was None and is 2.0",
         "data was 'abc' and is None",
-        "delete the folder to start afresh",
+        "give another folder to start afresh",
     ):
         assert part in str(error.value)
     assert_is(saved.latest(), 20)  # nothing was removed
@@ -178,16 +184,94 @@ def test_another_number_of_dictionaries_is_another_run(saved):
         Checkpoints(saved.folder, {"configs": IDENTITY["configs"] * 2, "data": "abc"}).latest()
 
 
-def test_those_of_another_run_are_discarded_if_asked(saved, capsys):
-    foreign = Checkpoints(saved.folder, {**IDENTITY, "data": "xyz"})
-    with foreign.locked():
-        assert foreign.latest(discard_foreign=True) is None
-        assert "starting afresh" in capsys.readouterr().err
-        assert names(foreign) == [".lock"]
+def test_those_of_another_run_stay_if_asked(saved, capsys):
+    """The new run begins, keeps two of its own, and is gone on with; so is the other, where it is asked for again."""
+    other = Checkpoints(saved.folder, {**IDENTITY, "data": "xyz"})
+    with other.locked():
+        assert other.latest(leave_foreign=True) is None
+        told = capsys.readouterr().err
+        assert "data was 'abc' and is 'xyz'; starting afresh, and they stay there until this run is done" in told
         with pytest.raises(LockedError), saved.locked():
             pass
-        foreign.save(1, tensors(1.0), {**NUMBERS, "step": 1})
-    assert_is(foreign.latest(), 1)
+        for step in (1, 2, 3, 20):  # 20 is the other's name, so the next that is free is taken
+            other.save(step, tensors(float(step)), {**NUMBERS, "step": step})
+    assert names(saved) == files_of(3, 10, 20, 21)
+    assert other.latest().numbers["step"] == 20
+    assert_is(Checkpoints(saved.folder, IDENTITY).latest(), 20)
+    assert_is(Checkpoints(saved.folder, IDENTITY).latest(leave_foreign=True), 20)
+    clear_checkpoints(saved.folder)
+    assert not saved.folder.exists()
+
+
+def test_what_does_not_decide_the_result_makes_no_other_run(saved):
+    def deciding(identity):
+        return {"configs": identity["configs"]}
+
+    assert Checkpoints(saved.folder, {**IDENTITY, "data": "xyz"}, deciding).latest().step == 20
+    with pytest.raises(ConfigError, match="configs was"):
+        Checkpoints(saved.folder, {"configs": [], "data": "abc"}, deciding).latest()
+
+
+STRANGERS = ("thesis.partial", ".tmpnotes", "step-by-step.json", "step-20.json", "step-1.safetensors", ".lock", "a.json.partial")
+
+
+def test_nothing_of_others_is_removed(tmp_path):
+    """Whatever it is called, by no run, and not by clearing; nor what a lock would be written over."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in STRANGERS:
+        (folder / name).write_text(f"mine: {name}")
+    checkpoints = Checkpoints(folder, IDENTITY)
+    with checkpoints.locked():
+        assert checkpoints.latest() is None
+        for step in (1, 2, 3):
+            checkpoints.save(step, tensors(float(step)), {**NUMBERS, "step": step})
+    assert_is(Checkpoints(folder, IDENTITY).latest(), 3)
+    clear_checkpoints(folder)
+    assert {path.name: path.read_text() for path in folder.iterdir() if path.name != MARK} == {
+        name: f"mine: {name}" for name in STRANGERS
+    }
+
+
+@pytest.mark.parametrize("name", ["step-0000000020.json", "step-0000000020.safetensors", "step-0000000020.json.partial"])
+def test_files_of_our_names_that_are_not_ours_are_refused_and_stay(tmp_path, name):
+    (tmp_path / name).write_text('{"step": 20}')
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    assert checkpoints.latest() is None
+    for act in (lambda: checkpoints.save(1, tensors(1.0), NUMBERS), lambda: checkpoints.locked().__enter__()):
+        with pytest.raises(ConfigError, match=f"holds {name}, which this package has not written; give a folder of its own"):
+            act()
+    clear_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_checkpoints_of_an_older_version_are_gone_on_with(saved):
+    """It made no mark."""
+    (saved.folder / MARK).unlink()
+    again = Checkpoints(saved.folder, IDENTITY)
+    with again.locked():
+        assert_is(again.latest(), 20)
+        again.save(30, tensors(30.0), {**NUMBERS, "step": 30})
+    assert names(again) == files_of(20, 30)
+
+
+def test_what_cannot_be_read_for_now_is_not_taken_for_damage(saved, monkeypatch):
+    """The system's errors say nothing of what the file holds: it stays."""
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.read_bytes", refused)
+        with pytest.raises(DiskError, match="Permission denied"):
+            saved.latest()
+    assert_is(saved.latest(), 20)
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Checkpoints("~/checkpoints", IDENTITY).save(1, tensors(1.0), NUMBERS)
+    assert names(Checkpoints(tmp_path / "checkpoints", {})) == files_of(1)
 
 
 def test_another_process_is_kept_out(saved):
@@ -212,7 +296,7 @@ def test_clearing_leaves_nothing_but_what_others_put_there(saved):
     with saved.locked():
         pass
     clear_checkpoints(saved.folder)
-    assert names(saved) == [".lock", "refused-batch-7.safetensors"]
+    assert names(saved) == [MARK, "refused-batch-7.safetensors"]
     (saved.folder / "refused-batch-7.safetensors").unlink()
     clear_checkpoints(saved.folder)
     assert not saved.folder.exists()
@@ -227,7 +311,7 @@ def test_files_are_synced_before_they_are_renamed(saved, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (acts.append(("rename", a.name)), replace(a, b))[1])
     saved.save(30, tensors(30.0), {**NUMBERS, "step": 30})
     for end in ("safetensors", "json"):
-        name = f"step-0000000030.{end}.partial"
+        name = f"step-0000000030.{end}"
         place = acts.index(("sync", name))
         assert acts[place + 1] == ("rename", name)
         assert acts[place + 2] == ("sync", saved.folder.name)

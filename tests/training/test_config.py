@@ -109,6 +109,8 @@ def test_lambda_or_a_target():
         {"rewarm": 1.1},
         {"max_gradient_norm": -1.0},
         {"max_gradient_norm": float("nan")},
+        {"most_learning_rate": float("nan")},
+        {"most_learning_rate": 0.0},
     ],
 )
 def test_impossible_parameters_are_refused(wrong):

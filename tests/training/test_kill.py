@@ -22,6 +22,7 @@ from sae.training.trainer import Trainer
 from tests.support.toy_training import DEAD, toy_config, toy_rows
 
 CONFIGS = [toy_config(**{**DEAD, "resample_window": 0.2}), toy_config(recipe="april2024", n_steps=50), toy_config(target_l0=3.0)]
+pytestmark = pytest.mark.alone
 LIVES = 60
 """Kills of one training at most; then it is left to finish."""
 

@@ -15,7 +15,8 @@ import pytest
 from sae.errors import LockedError
 from sae.training.mirror import Tail
 from sae.training.mirror_folder import MirroredRun, MirrorFolder
-from sae.training.observers import JsonLog, WandbConfig, WandbLog
+from sae.training.observers import JsonLog, WandbLog
+from sae.training.wandb_config import WandbConfig
 from tests.training.stub_wandb import Server, Staller
 from tests.training.wandb_file import history
 

@@ -1,5 +1,6 @@
 """Runs that are cut off go on and end with the same bits: stopped, interrupted, refused a batch, or finished already."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -65,9 +66,23 @@ def test_interrupted(tmp_path, undisturbed):
     assert_same_bits(fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(None))[0], undisturbed[0])
 
 
-def test_stopped_without_checkpoints():
-    with pytest.raises(SystemExit):
-        fit(toy_rows(), CONFIGS, observers=stopping(5))
+def test_stopped_without_checkpoints(capsys):
+    """Ctrl-C gives back what there is, marked; SIGTERM ends the process, and who catches that has it too."""
+    so_far = fit(toy_rows(), CONFIGS, observers=stopping(41, signal.SIGINT))
+    with pytest.raises(SystemExit) as stop:
+        fit(toy_rows(), CONFIGS, observers=stopping(41))
+    assert stop.value.code == 143
+    for trained in (so_far, stop.value.trained):
+        assert trained[0].dictionary.run.facts["warnings"][0].startswith("stopped after 41 of 60 steps: this is the dictionary")
+        assert torch.isfinite(trained[0].dictionary.encode(toy_rows())).all()
+    assert_same_bits(so_far[0], stop.value.trained[0])
+    assert "configs[0]: warning: stopped after 41 of 60 steps" in capsys.readouterr().err
+
+
+def test_stopped_before_the_first_record():
+    """Then nothing is known of it but that."""
+    stopped = fit(toy_rows(), [toy_config(target_l0=3.0)], observers=[[Watcher(stop_after(2, signal.SIGINT))]])[0].dictionary
+    assert stopped.run.facts["warnings"] == ["stopped after 2 of 60 steps: this is the dictionary as it was then"]
 
 
 class StopsAside(TensorRows):
@@ -113,14 +128,16 @@ def test_a_finished_run_comes_back_at_once(tmp_path, undisturbed, monkeypatch):
         assert_same_bits(one, straight)
 
 
-def test_checkpoints_of_other_configs_or_data_are_refused_or_discarded(tmp_path, undisturbed, capsys):
+def test_checkpoints_of_other_configs_or_data_are_refused_or_left(tmp_path, undisturbed, capsys):
     fit(toy_rows(), [toy_config(l1=3.0)], checkpoints=tmp_path, data="abc")
     for configs, data in (([toy_config(l1=4.0)], "abc"), ([toy_config(l1=3.0)], "xyz"), (CONFIGS, "abc")):
         with pytest.raises(ConfigError, match="are of another run"):
             fit(toy_rows(), configs, checkpoints=tmp_path, data=data)
-    fresh = fit(toy_rows(), CONFIGS, checkpoints=tmp_path, data="abc", discard_foreign=True)
+    left = {path.name for path in tmp_path.glob("step-*")}
+    fresh = fit(toy_rows(), CONFIGS, checkpoints=tmp_path, data="abc", leave_foreign=True)
     assert_same_bits(fresh[0], undisturbed[0])
     assert "starting afresh" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.glob("step-*")} > left
 
 
 class Spoilt(TensorRows):
@@ -139,8 +156,8 @@ class Spoilt(TensorRows):
             yield batch
 
 
-def stop_after(k):
-    return lambda n: signal.raise_signal(signal.SIGTERM) if n == k else None
+def stop_after(k, signum=signal.SIGTERM):
+    return lambda n: signal.raise_signal(signum) if n == k else None
 
 
 @pytest.mark.parametrize(("k", "value"), [(9, float("nan")), (42, float("-inf"))])
@@ -282,3 +299,50 @@ def test_rows_that_differ_beyond_the_first_batch_are_others(tmp_path):
     rows[i] += 1
     with pytest.raises(ConfigError, match=r"are of another run: feed\.crc32c was"):
         fit(rows, [toy_config(n_steps=3)], checkpoints=tmp_path)
+
+
+SAME = [
+    {"log_every": 7},
+    {"ultralow": 1e-3},
+    {"density_window": 0.3},
+    {"learning_rate": None, "most_learning_rate": 1e-2, "recipe": "monosemanticity"},
+    {"recipe": "april2024"},
+]
+
+
+@pytest.mark.parametrize("changes", SAME, ids=lambda changes: next(iter(changes)))
+def test_what_does_not_change_the_dictionary_keeps_the_checkpoint(tmp_path, changes, monkeypatch):
+    """How often and what is recorded; and the same said in other words, such as a recipe's own value, or another recipe with all
+    fields of the first."""
+    config = toy_config(**DEAD, learning_rate=1e-2)
+    recipe = {name: getattr(config.settled(), name) for name in ("tied_bias", "weighted_l1", "l1_warmup", "start", "centre")}
+    others = ("decay", "unit_norm", "max_gradient_norm", "decoder_norm", "betas", "warmup", "resample_loss")
+    recipe |= {name: getattr(config.settled(), name) for name in others}
+    if "recipe" in changes:
+        recipe["max_gradient_norm"] = 0.0
+        config = dataclasses.replace(config, max_gradient_norm=0.0)
+    other = dataclasses.replace(config, **{**(recipe if "recipe" in changes else {}), **changes})
+    if changes.get("most_learning_rate"):
+        other = dataclasses.replace(other, learning_rate=1e-2)
+    straight = fit(toy_rows(), [config])[0].dictionary
+    with pytest.raises(SystemExit):
+        fit(toy_rows(), [config], checkpoints=tmp_path, observers=[[Watcher(stop_after(31))]])
+    seen = []
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, batch: (seen.append(self.n_done), step(self, batch))[1])
+    resumed = fit(toy_rows(), [other], checkpoints=tmp_path)[0].dictionary
+    assert seen[0] == 31
+    assert all(torch.equal(value, straight.state_dict()[name]) for name, value in resumed.state_dict().items())
+
+
+def test_what_changes_the_dictionary_is_another_run_and_the_first_can_be_gone_on_with(tmp_path, undisturbed, capsys):
+    def stopped(config, at):
+        with pytest.raises(SystemExit):
+            fit(toy_rows(), [config], checkpoints=tmp_path, observers=[[Watcher(stop_after(at))]], leave_foreign=True)
+
+    stopped(CONFIGS[0], 31)
+    stopped(dataclasses.replace(CONFIGS[0], l1=19.0), 12)
+    assert "configs[0].l1 was 20.0 and is 19.0; starting afresh" in capsys.readouterr().err
+    first = fit(toy_rows(), CONFIGS[:1], checkpoints=tmp_path, observers=[[Watcher(lambda n: None)]], leave_foreign=True)[0]
+    assert_same_bits(first, undisturbed[0])
+    assert "starting afresh" not in capsys.readouterr().err

@@ -1,9 +1,9 @@
-import json
-
 import pytest
 
 from sae import artefact
+from sae.errors import StoreError
 from sae.provenance import Run
+from sae.reports import write_figures
 from sae.web.figures import headline, read_metrics
 
 METRICS = {
@@ -14,15 +14,15 @@ METRICS = {
 
 @pytest.fixture
 def dictionary(tmp_path):
-    with artefact.writing(tmp_path / "dictionary", Run(kind="dictionary", id="A/1")):
+    with artefact.writing(tmp_path / "data/A/1/dictionary", Run(kind="dictionary", id="A/1")):
         pass
-    return tmp_path / "dictionary"
+    return tmp_path / "data/A/1/dictionary"
 
 
 def write(tmp_path, parent):
-    with artefact.writing(tmp_path / "reports/evaluate", Run(kind="evaluation", parents={"dictionary": parent})):
-        pass
-    (tmp_path / "reports/metrics.json").write_text(json.dumps(METRICS))
+    run = Run(kind="evaluation", parents={"data/A/1/dictionary": parent})
+    with artefact.writing(tmp_path / "reports/evaluate", run) as draft:
+        write_figures(draft.path, "metrics", METRICS)
     return tmp_path / "reports"
 
 
@@ -39,6 +39,16 @@ def test_figures_are_read_as_they_are_written():
 
 
 def test_metrics_are_those_of_this_very_dictionary(tmp_path, dictionary):
-    assert read_metrics(tmp_path / "reports", dictionary) is None
-    assert read_metrics(write(tmp_path, artefact.digest(dictionary)), dictionary) == METRICS
-    assert read_metrics(write(tmp_path, "another"), dictionary) is None
+    assert read_metrics(tmp_path / "reports", dictionary, tmp_path) == ({}, "none yet; run: dvc repro evaluate")
+    assert read_metrics(write(tmp_path, artefact.digest(dictionary)), dictionary, tmp_path) == (METRICS, "")
+    found = read_metrics(write(tmp_path, "another"), dictionary, tmp_path)
+    assert found.figures == {}
+    assert "they are another's" in found.missing
+
+
+def test_an_edited_digit_is_refused(tmp_path, dictionary):
+    reports = write(tmp_path, artefact.digest(dictionary))
+    file = reports / "evaluate/metrics.json"
+    file.write_text(file.read_text().replace("16.94", "16.84"))
+    with pytest.raises(StoreError, match=r"metrics\.json is damaged"):
+        read_metrics(reports, dictionary, tmp_path)

@@ -124,6 +124,22 @@ def test_the_controls_are_made_from_proxies(place):
 
 
 def test_words_that_are_no_text_are_shown_as_far_as_they_are(place):
-    leave(place, "claims", "claims", "x")
-    (place.reports / "claims" / artefact.TOLD).write_bytes(b"before \xff after")
+    run = Run(kind="claims", parents={"data/A/1/dictionary": artefact.digest(place.dictionary)})
+    with artefact.writing(place.reports / "claims", run) as draft:
+        (draft.path / artefact.TOLD).write_bytes(b"before \xff after")
     assert all("before \ufffd after" in text for text in texts(place))
+
+
+@pytest.mark.parametrize("name", [artefact.TOLD, "plot.png"])
+def test_words_and_plots_that_were_changed_are_refused(place, name):
+    leave(place, "claims", "claims", "Arabic: it holds")
+    file = place.reports / "claims" / name
+    file.write_bytes(file.read_bytes() + b".")
+    with pytest.raises(StoreError, match=f"{name} is damaged"):
+        report(place)
+
+
+def test_what_was_found_on_other_tokens_is_left_out(place):
+    parents = {"data/A/1/dictionary": artefact.digest(place.dictionary), "data/tokens": "0" * 64}
+    leave(place, "claims", "claims", "on other text", parents)
+    assert not any("on other text" in text for text in texts(place))

@@ -1,6 +1,5 @@
 """The stage `browser` over a toy project."""
 
-import json
 import shutil
 
 import pytest
@@ -35,7 +34,9 @@ def header(project):
 def test_the_stage_writes_a_committed_page_with_the_figures(project, capsys):
     browser.main(Stage("browser", PARAMS))
     run = artefact.read_run("data/A/1/browser", "browser")
-    assert run.parents == {f"data/A/1/{name}": artefact.digest(f"data/A/1/{name}") for name in ("features", "dictionary")}
+    assert run.parents == {f"data/A/1/{name}": artefact.digest(f"data/A/1/{name}") for name in ("features", "dictionary")} | {
+        "reports/evaluate": artefact.digest("reports/evaluate")
+    }
     assert {"index.html", "style.css", "app.js", "data/index.js", "data/tokens.js", "data/features_0002.js"} <= run.files.keys()
     figures = {figure["label"]: figure["value"] for figure in header(project)["figures"]}
     assert figures == {"Variant": "tied bias relu", "Neurons": "16", "L0": "16.9", "Loss recovered": "93.9 %"}
@@ -43,7 +44,7 @@ def test_the_stage_writes_a_committed_page_with_the_figures(project, capsys):
 
 
 def test_without_figures_of_this_dictionary_the_page_goes_without(project, capsys):
-    (project / "reports/metrics.json").write_text(json.dumps({"reconstruction": {"l0": 1.0}})[:-1])
+    shutil.rmtree(project / "reports/evaluate")
     browser.main(Stage("browser", PARAMS))
     assert [figure["label"] for figure in header(project)["figures"]] == ["Variant", "Neurons"]
     assert "dvc repro evaluate" in capsys.readouterr().out

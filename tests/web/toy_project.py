@@ -1,6 +1,5 @@
 """A finished project in a temporary folder: tokens with a tokenizer, a toy transformer, dictionary, features, page, figures."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from sae.dictionary.disk import write_dictionary
 from sae.features.collect import collect
 from sae.features.config import FeaturesConfig
 from sae.provenance import Run
+from sae.reports import write_figures
 from sae.source.tokenizer import train_tokenizer
 from sae.storage.tokens import TokenStore, write_tokens
 from sae.web.browser import BrowserConfig, build
@@ -40,17 +40,16 @@ def make(root: Path) -> Path:
     run = Run(kind="dictionary", id="A/1", seed=7, params={"l1": 0.003}, facts={"n_steps": 12345})
     with artefact.writing(where / "dictionary", run) as draft:
         write_dictionary(dictionary, draft.path)
-    parents = {"dictionary": artefact.digest(where / "dictionary")}
+    parents = {"data/A/1/dictionary": artefact.digest(where / "dictionary")}
     with artefact.writing(where / "features", Run(kind="features", id="A/1", parents=parents)) as draft:
         config = FeaturesConfig(n_tokens=400, n_top=3, n_intervals=5, examples_per_interval=2, window=3, logit_min_count=1)
         table = collect(source(), dictionary, tokens, config)
         table.write(draft.path)
-    parents_of_page = {"features": artefact.digest(where / "features")}
+    parents_of_page = {"data/A/1/features": artefact.digest(where / "features")}
     with artefact.writing(where / "browser", Run(kind="browser", id="A/1", parents=parents_of_page)) as draft:
         build(table, draft.path, BrowserConfig())
-    with artefact.writing(root / "reports/evaluate", Run(kind="evaluation", parents=parents)):
-        pass
-    (root / "reports/metrics.json").write_text(json.dumps(METRICS), encoding="utf-8")
+    with artefact.writing(root / "reports/evaluate", Run(kind="evaluation", parents=parents)) as draft:
+        write_figures(draft.path, "metrics", METRICS)
     return data
 
 

@@ -50,9 +50,9 @@ SAE.route = async () => {
   [overview.hidden, article.hidden] = [false, true];
   document.title = `${SAE.about.id || "Dictionary"} · ${SAE.count(SAE.about.n_features)} features`;
   const parameters = Object.fromEntries(new URLSearchParams(address.replace(/^\?/, "")));
-  const known = Object.fromEntries(Object.entries(parameters).filter(([key]) => key in SAE.list.start));
+  const known = Object.fromEntries(Object.entries(parameters).filter(([key]) => Object.hasOwn(SAE.list.start, key)));
   if ("descending" in known) known.descending = known.descending !== "false";
-  if (!(known.sort in SAE.STATISTICS)) delete known.sort;
+  if (!Object.hasOwn(SAE.STATISTICS, known.sort ?? "")) delete known.sort;
   SAE.list.change({ ...SAE.list.start, ...known }, true);
   if (shown !== null) {
     window.scrollTo(0, SAE.list.scrolled ?? 0);
