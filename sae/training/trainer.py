@@ -59,9 +59,7 @@ class Trainer:
         self.l1 = config.summed_l1(d_mlp)
         weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._chance(0))
         self.state = State.start(weights)
-        self.engine = make_engine(
-            self.state, self.recipe.objective, self.recipe.rule, config.engine, n_steps=self.n_steps
-        )
+        self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule, config.engine, n_steps=self.n_steps)
         self.window, self.density = Firings(config.n_features, device), Firings(config.n_features, device)
         self.history: list[Tensor] = []
         """Rows on which each feature fired, one int64 [feature] a density window."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae.kernels import cpu
-from sae.kernels.choice_of_screen import CHANGE, ROUNDS, ScreenChoice
+from sae.kernels.choice_of_screen import CHANGE, ROUNDS, WORTH_FROM, ScreenChoice
 from sae.kernels.objective import Objective, UpdateRule
 from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, ListsScreen, SparseRowsScreen
 from sae.training.config import TrainConfig
@@ -88,6 +88,23 @@ def test_the_choice_changes_no_bit_of_a_run():
             engine.sparse(x, 0.3, 1e-3)
         assert same_bits(copied(engines[0].state), engines[1].state)
     assert engines[0].choice.chosen is not engines[1].choice.chosen
+
+
+@pytest.mark.parametrize(("n_steps", "tries"), [(WORTH_FROM - 1, False), (WORTH_FROM, True)])
+def test_a_short_run_holds_no_trial(n_steps, tries):
+    """It would pay for compiling screens that it never uses."""
+    _, x = problem(n_rows=64, d_mlp=16)
+    engine = Trainer(TrainConfig(n_features=16, n_steps=n_steps), x, 1.0, torch.device("cpu")).engine
+    for _ in range(3):
+        engine.sparse(x, 0.3, 1e-3)
+    assert len(engine.choice._screens) == (min(3, len(cpu.screen_kinds())) if tries else 1)
+
+
+@pytest.mark.parametrize("has_bytes", [True, False])
+def test_without_a_trial_rows_of_few_entries_are_listed(has_bytes, monkeypatch):
+    monkeypatch.setattr(cpu, "multiplies_bytes", lambda: has_bytes)
+    assert cpu.usual_screen(0.14) is (ListsScreen if has_bytes else SparseRowsScreen)
+    assert cpu.usual_screen(0.51) is (BytesScreen if has_bytes else Float32Screen)
 
 
 class Told:
