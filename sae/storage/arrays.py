@@ -148,8 +148,8 @@ def _check_claims(path: Path, run: Run, may_lack: Set[str]) -> None:
         files = [file for file in inside if file.startswith(f"{folder}/c/")]
         if len(files) != n_files:
             raise StoreError(
-                f"{path.parent / folder} claims the shape {shape}, which is {n_files:,} files of {chunks}, but has {len(files):,}; "
-                f"make the {run.kind} again"
+                f"{path.parent / folder} claims the shape {shape}, which is {n_files:,} files of {chunks}, but has "
+                f"{len(files):,}; make the {run.kind} again"
             )
         if may_lack.isdisjoint(files):
             check_bytes(path.parent / folder, n_bytes, sum((path.parent / file).stat().st_size for file in files), run.kind)
