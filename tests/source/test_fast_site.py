@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sae.source import fast_site as module
 from sae.source.fast_forward import FastForward
 from sae.source.fast_site import PLACES, shape_of, weights_of
-from sae.source.transformer import Site, TransformerSource, build_native, fields_to_train, load_weights
-from sae.source.transformer_config import TransformerConfig
+from sae.source.transformer import Site, TransformerSource, build_native, load_weights
+from sae.source.transformer_config import TransformerConfig, fields_to_train
 from tests.source.test_pretrained import CONFIG, hooked_transformer_weights
 
 N_VOCAB, LENGTH = 50, 12
