@@ -48,11 +48,12 @@ def of_tokens(section: dict[str, Any]) -> list[Path]:
     """The array of ids and its mask, or the files of a tokenizer that lies in a folder."""
     if section.get("source") == "ids":
         return [*_there(section.get("path")), *_there(section.get("predicted_mask"))]
-    if not isinstance(section.get("tokenizer"), str):
+    tokenizer = section.get("tokenizer")
+    if not isinstance(tokenizer, str) or not given(tokenizer).is_dir():
         return []
-    from sae.source.tokenizer import TOKENIZER_FILES
+    from sae.source.tokenizer import TOKENIZER_FILES  # tokenizers takes time to import, and this runs at every `dvc repro`
 
-    return _within(section.get("tokenizer"), TOKENIZER_FILES)
+    return _within(tokenizer, TOKENIZER_FILES)
 
 
 def of_transformer(section: dict[str, Any]) -> list[Path]:
