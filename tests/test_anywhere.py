@@ -115,7 +115,8 @@ def bare(tmp_path):
     """The Makefile and what its rules look at, in a folder that is no repository."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    for name in (".dvc", "full/.dvc"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
     return tmp_path
 
 
@@ -125,7 +126,8 @@ def test_without_git_dvc_is_told(bare):
     (bare / ".venv/installed").touch()
     environment = {"GIT_CEILING_DIRECTORIES": str(bare.parent)}
     assert make(bare, "scm", **environment).returncode == 0
-    assert "no_scm = true" in (bare / ".dvc/config.local").read_text()
+    for folder in (bare, bare / "full"):
+        assert "no_scm = true" in (folder / ".dvc/config.local").read_text()
 
 
 def test_an_older_python_says_what_is_needed_and_its_environment_goes(bare):
