@@ -12,7 +12,7 @@ from sae.kernels.cuda import CudaEngine
 from sae.kernels.gradients import Weights
 from sae.kernels.objective import Objective, UpdateRule
 from sae.kernels.state import State
-from tests.kernels.triton_reference import SMALL, problem
+from tests.kernels.triton_reference import SMALL
 from tests.support.pretended_device import pretended
 
 needs_interpreter = pytest.mark.skipif(not triton_door.RUNS_INTERPRETED, reason="needs Triton's interpreter")
@@ -20,7 +20,11 @@ RATES = [(0.7, 1e-2), (0.4, 3e-3), (0.5, 1e-3)]
 
 
 def engine(device, **options):
-    weights, x = problem()
+    """At one tile of rows, of features and of columns: the interpreter's time is a tile's."""
+    generator = torch.Generator().manual_seed(0)
+    W_dec = torch.nn.functional.normalize(torch.randn(12, 7, generator=generator), dim=1)
+    weights = Weights(W_dec.clone(), torch.full((12,), -0.5), W_dec, torch.zeros(7))
+    x = torch.randn(9, 7, generator=generator)
     state = State.start(Weights(*(weight.to(device, copy=True) for weight in weights)))
     made = CudaEngine(state, Objective(), UpdateRule(), sparse_below=0.5, tuning=SMALL, **options)
     return made, x.to(device)

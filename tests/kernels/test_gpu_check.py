@@ -147,12 +147,12 @@ def test_what_is_asked_reaches_the_process_as_it_is():
         ("print('\"n_fired differs\"')", "n_fired differs"),
         ("import os; os.abort()", "it ended with -6"),
         ("raise RuntimeError('CUDA error: an illegal memory access')", "illegal memory access"),
-        ("import time; time.sleep(60)", "not done after 1 s"),
+        ("import time; time.sleep(60)", "not done after 0.3 s"),
     ],
 )
 def test_whatever_becomes_of_the_process_is_told(monkeypatch, script, told):
     monkeypatch.setattr(gpu_check, "COMMAND", [sys.executable, "-S", "-c", script])
-    monkeypatch.setattr(gpu_check, "SECONDS", 1 if "sleep" in script else 60)
+    monkeypatch.setattr(gpu_check, "SECONDS", 0.3 if "sleep" in script else 60)
     trouble.cache_clear()
     said = trouble(ASKED)
     trouble.cache_clear()
