@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro full results scm test test-old-processor test-nudged test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
+.PHONY: repro full results scm test test-old-processor test-nudged test-pipeline test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
 
 repro: setup scm
 	dvc repro
@@ -34,6 +34,10 @@ test-old-processor: setup
 
 test-nudged: setup
 	SAE_NUDGE_PRODUCTS=1 python -m pytest -n 2 --dist loadfile $(NUMERIC)
+
+# The pipeline under DVC at a tiny size, killed and started again.
+test-pipeline: setup
+	python -m pytest -n 2 --dist loadfile -m slow tests/test_pipeline_dvc.py
 
 test-slow: setup
 	python -m pytest -m slow

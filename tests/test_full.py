@@ -18,7 +18,7 @@ from sae.cli.main import app
 from sae.features.table import FeatureTable
 from sae.source.transformer import load_source
 from tests.import_graph import ROOT
-from tests.test_pipeline import TINY, dvc, make_copy
+from tests.support.tiny_pipeline import TINY, dvc, make_copy
 
 WIDTHS = {"A-0": 32, "A-1": 64, "A-2": 128, "B-1": 64, "S-0": 32}
 SMALL = {
