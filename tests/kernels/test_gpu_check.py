@@ -12,7 +12,7 @@ import torch
 from sae.kernels import choice, gpu_check
 from sae.kernels.cuda import CudaEngine
 from sae.kernels.dense import DenseEngine, dense_gradients, gradient_norm, update
-from sae.kernels.gpu_check import PATHS, Asked, examined, trouble
+from sae.kernels.gpu_check import PATHS, Asked, examined, trouble, verdict
 from sae.kernels.gradients import StepResult, Weights
 from sae.kernels.objective import Objective, UpdateRule
 from sae.kernels.rounded import rounded_step
@@ -143,8 +143,8 @@ def test_what_is_asked_reaches_the_process_as_it_is():
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        ("print('compiling'); print('null')", None),
-        ("print('\"n_fired differs\"')", "n_fired differs"),
+        ("print('compiling'); print('[null, {}]')", None),
+        ("print('[\"n_fired differs\", {}]')", "n_fired differs"),
         ("import os; os.abort()", "it ended with -6"),
         ("raise RuntimeError('CUDA error: an illegal memory access')", "illegal memory access"),
         ("import time; time.sleep(60)", "not done after 0.3 s"),
@@ -153,9 +153,9 @@ def test_what_is_asked_reaches_the_process_as_it_is():
 def test_whatever_becomes_of_the_process_is_told(monkeypatch, script, told):
     monkeypatch.setattr(gpu_check, "COMMAND", [sys.executable, "-S", "-c", script])
     monkeypatch.setattr(gpu_check, "SECONDS", 0.3 if "sleep" in script else 60)
-    trouble.cache_clear()
+    verdict.cache_clear()
     said = trouble(ASKED)
-    trouble.cache_clear()
+    verdict.cache_clear()
     assert said is None if told is None else told in said
 
 
