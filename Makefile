@@ -47,10 +47,10 @@ test-slow: setup
 faults: setup
 	python -m pytest -s -m "slow or not slow" tests/faults
 
-# The GPU's kernels in Triton's interpreter. Beside the environment, so that nothing else imports it; on a GPU torch brings its own.
+# The GPU's kernels in Triton's interpreter, and compiled for five kinds of cards. Beside the environment, so that nothing else imports it; on a GPU torch brings its own.
 TRITON := triton==3.7.1
 test-triton: setup $(VENV)/triton/installed
-	PYTHONPATH=$(VENV)/triton python -m pytest -n 2 tests/kernels -k "triton or cuda"
+	PYTHONPATH=$(VENV)/triton python -m pytest -n 2 tests/kernels -k "triton or cuda" -m "not slow or ahead"
 
 $(VENV)/triton/installed: pyproject.toml
 	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/triton $(TRITON)

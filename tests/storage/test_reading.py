@@ -275,7 +275,7 @@ def test_an_error_in_a_thread_comes_with_its_batch_and_ends_all(tmp_path):
 def test_batches_are_page_locked_where_a_gpu_is_used(tmp_path, monkeypatch):
     """As far as that shows without one: torch is asked for such memory."""
     asked, empty = [], torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory: asked.append(pin_memory) or empty(*size))
+    monkeypatch.setattr(torch, "empty", lambda *size, dtype, pin_memory: asked.append(pin_memory) or empty(*size, dtype=dtype))
     store, _ = store_of(tmp_path / "store")
     plain, pinned = (next(store.batches(50, pin=pin)) for pin in (None, True))
     assert torch.equal(plain, pinned)
