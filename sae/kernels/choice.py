@@ -5,7 +5,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
-from sae.kernels import triton_door
+from sae.kernels import choice_of_screen, triton_door
 from sae.kernels.cpu import CpuEngine
 from sae.kernels.cuda import CudaEngine
 from sae.kernels.dense import DenseEngine
@@ -39,15 +39,18 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(state: State, objective: Objective, rule: UpdateRule, name: EngineName = "auto") -> Engine:
+def make_engine(
+    state: State, objective: Objective, rule: UpdateRule, name: EngineName = "auto", *, n_steps: int | None = None
+) -> Engine:
     """The engine for the device that `state` lies on. `dense` is plain torch on any device, the reference for the others.
+    A run of few `n_steps` (None: not known, many) holds no trials of screens.
 
     The Triton engine first takes one step beside it, on a small problem; where it fails or disagrees, that is told as a warning
     and the dense engine is taken."""
     if name == "dense":
         return DenseEngine(state, objective, rule)
     if state.weights.W_enc.device.type == "cpu":
-        return CpuEngine(state, objective, rule)
+        return CpuEngine(state, objective, rule, by_clock=n_steps is None or n_steps >= choice_of_screen.WORTH_FROM)
     trouble = check_cuda_engine(state.weights.W_enc.device, state.weights.W_enc.shape[1], objective, rule)
     if trouble is None:
         return CudaEngine(state, objective, rule)
