@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae.errors import ConfigError
-from sae.kernels import triton_door
+from sae.kernels import choice_of_screen, triton_door
 from sae.kernels.cpu import CpuEngine
 from sae.kernels.cuda import CudaEngine
 from sae.kernels.dense import DenseEngine
@@ -43,8 +43,11 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(state: State, objective: Objective, rule: UpdateRule, name: EngineName = "auto") -> Engine:
+def make_engine(
+    state: State, objective: Objective, rule: UpdateRule, name: EngineName = "auto", *, n_steps: int | None = None
+) -> Engine:
     """The engine for the device that `state` lies on. `dense` is plain torch on any device, the reference for the others.
+    A run of few `n_steps` (None: not known, many) holds no trials of screens.
 
     On a GPU the Triton engine is first checked beside a reference, in a process of its own (`gpu_check`); where it cannot run,
     fails or disagrees, that is told as a warning and the dense engine is taken."""
@@ -52,7 +55,7 @@ def make_engine(state: State, objective: Objective, rule: UpdateRule, name: Engi
         return DenseEngine(state, objective, rule)
     device, d_mlp = state.weights.W_enc.device, state.weights.W_enc.shape[1]
     if device.type == "cpu":
-        return CpuEngine(state, objective, rule)
+        return CpuEngine(state, objective, rule, by_clock=n_steps is None or n_steps >= choice_of_screen.WORTH_FROM)
     reason = unfit(device, d_mlp) or trouble(Asked(device=str(device), d_mlp=d_mlp, objective=objective, rule=rule))
     if reason is None:
         return CudaEngine(state, objective, rule)

@@ -59,7 +59,7 @@ class Trainer:
         self.l1 = config.summed_l1(d_mlp)
         weights = initial_weights(self.recipe, config.n_features, self.scaled(first), self._chance(0))
         self.state = State.start(weights)
-        self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule, config.engine)
+        self.engine = make_engine(self.state, self.recipe.objective, self.recipe.rule, config.engine, n_steps=self.n_steps)
         self.window, self.density = Firings(config.n_features, device), Firings(config.n_features, device)
         self.history: list[Tensor] = []
         """Rows on which each feature fired, one int64 [feature] a density window."""
@@ -155,8 +155,17 @@ class Trainer:
         # Last, when the step is done whole: who fails here, such as a log on a full disk, leaves a state to go on from.
         for observer in self.observers if values else ():
             observer.record(step + 1, values or {})
+        self._tell_screens()
         for observer in self.observers:
             observer.advance(1)
+
+    def _tell_screens(self) -> None:
+        """Which screen the step takes is a fact of how a run ran, and of no bit of what it made."""
+        choice = getattr(self.engine, "choice", None)
+        while choice is not None and choice.news:
+            values = choice.news.pop(0)
+            for observer in self.observers:
+                observer.event(self.n_done, "screen", values)
 
     @full_precision()
     def dictionary(self) -> Dictionary:

@@ -212,7 +212,7 @@ class CountedBuffers:
         return Counting
 
 
-@pytest.mark.parametrize("n_rows", [5, 50, 130])
+@pytest.mark.parametrize("n_rows", [5, 130])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_is_in_memory_at_once_is_bounded(tmp_path, monkeypatch, threads, n_rows):
     """By the formula in the docstring of `batches`: 2 CHUNKS_MIXED chunks, threads + 2 batches besides the caller's one; also
