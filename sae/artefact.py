@@ -106,7 +106,7 @@ def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
             raise StoreError(f"no {kind} at {path}; make it with: {made_by}")
         try:
             content = (path / RUN_FILE).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise StoreError(f"{path} has no {RUN_FILE}: an unfinished or foreign {kind}; make it again: {made_by}") from None
     return parse_run(content, path, kind, made_by=made_by)
 
@@ -139,7 +139,7 @@ def parse_run(content: bytes, path: str | Path, kind: str, *, made_by: str = "dv
     """The `Run` that the run.json of the artefact `path` holds. Raises `StoreError` as `read_run` does."""
     try:
         run = Run.from_json(content.decode())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}/{RUN_FILE} is damaged ({error}); make it again: {made_by}") from None
     if run.schema > SCHEMA:
         raise StoreError(f"{path} has schema {run.schema}, this version reads up to {SCHEMA}: update the package")

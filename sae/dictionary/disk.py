@@ -12,7 +12,7 @@ from sae import artefact
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
-from sae.errors import ConfigError, StoreError, disk_told
+from sae.errors import StoreError, disk_told
 from sae.paths import given
 from sae.tensors import save_tensors
 
@@ -75,7 +75,7 @@ def _read(path: Path) -> Dictionary:
     try:
         shape = json.loads((path / SHAPE).read_text(encoding="utf-8"))
         dictionary = VARIANTS[shape["variant"]].from_tensors(_checked(load_file(path / WEIGHTS), path))
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         known = ", ".join(VARIANTS)
         raise StoreError(f"{path} is no dictionary that this version reads ({error!r}; variants: {known})") from None
     dictionary.run = run

@@ -115,6 +115,10 @@ def layout_of(path: str | Path, run: Run) -> Layout:
     if schema != SCHEMA:
         raise StoreError(f"{path} is of store schema {schema}, this version reads {SCHEMA}; harvest again")
     try:
-        return Layout(**{field.name: run.facts[field.name] for field in fields(Layout)})
+        stated = {field.name: run.facts[field.name] for field in fields(Layout)}
+        for name in ("n_rows", "d_mlp", "chunk_rows", "chunks_per_shard"):
+            if type(stated[name]) is not int or stated[name] < (name != "n_rows"):
+                raise ConfigError(f"'{name}' = {stated[name]!r} is no number of them")
+        return Layout(**stated)
     except (KeyError, ConfigError) as error:
         raise StoreError(f"the record of {path} does not describe the store ({error}); harvest again") from None

@@ -229,7 +229,7 @@ class StoreWriter:
         """Work that was begun on another number of threads is no other plan: it goes on with that number. Nor is that of another
         processor, of which is told what that means."""
         own = self.n_threads
-        with suppress(ValueError, TypeError, KeyError):
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
             plan = json.loads(found or "{}")
             self._settle(int(plan["n_threads"]), dict(plan["processor"]))
         if self._plan != found:
