@@ -13,6 +13,8 @@ from sae.storage import arrays
 
 SCHEMA = 3
 """Of the store's format (docs/store.md); 1 had zeros as fill values, 2 no checksums of chunks in its record."""
+LIVE = "live feed"
+"""Kind of the record that stands in the place of a store where nothing is stored: what live rows are made from."""
 Stored = Literal["float16", "bfloat16", "float32"]
 """bfloat16 is stored as its bits in uint16, since zarr has no such type; the array's attribute `dtype` says so."""
 CHUNK_BYTES, CHUNKS_PER_SHARD = 2**23, 16
