@@ -25,6 +25,7 @@ from sae.errors import LockedError, StoreError, disk_told
 from sae.exchange import aside, take_place
 from sae.foreign import RUN_FILE
 from sae.provenance import SCHEMA, Run, sha256_file
+from sae.shown import printable_lines
 
 T = TypeVar("T")
 
@@ -44,9 +45,10 @@ class Draft:
         self.run = run
 
     def tell(self, words: str) -> None:
-        """Print what was found, and keep it in the artefact (`TOLD`) for its report."""
-        write_text(self.path / TOLD, words + "\n")
-        print(words)
+        """Print what was found, and keep it in the artefact (`TOLD`) for its report. Text of a corpus in it is escaped."""
+        told = printable_lines(words)
+        write_text(self.path / TOLD, told + "\n")
+        print(told)
 
 
 @contextmanager
