@@ -124,7 +124,7 @@ def measure(mode: Mode, problem: Path, settings: Settings) -> dict[str, dict[str
         print(f"{mode.name}: timing", file=sys.stderr, flush=True)
         steps = {}
         for name, worker in workers.items():
-            worker.ask({"do": "run", "steps": 2})  # the first steps compile, allocate and fault pages in
+            worker.ask({"do": "run", "steps": CONTESTANTS[name].warm_up})
             once = worker.ask({"do": "run", "steps": 1})["wall_s"]
             steps[name] = max(1, math.ceil(settings.seconds / once))
         calls = {name: lambda worker=worker, n=steps[name]: timed(worker, n, mode.limits) for name, worker in workers.items()}

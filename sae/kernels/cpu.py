@@ -1,7 +1,10 @@
 """The training step on a CPU: sparse or dense, by the density that the step before measured."""
 
+import time
+
 import torch
 
+from sae.kernels.choice_of_screen import ScreenChoice
 from sae.kernels.dense import OVERFLOW, dense_gradients, gradient_norm
 from sae.kernels.gradients import StepResult
 from sae.kernels.objective import Objective, UpdateRule
@@ -22,25 +25,39 @@ from sae.shapes import Rows
 
 SPARSE_BELOW = 0.18
 """Fraction of entries active below which the sparse step is the faster one (`docs/benchmarks.md`)."""
-LISTED_BELOW: dict[type[Screen], float] = {Bfloat16Screen: 0.05, BytesScreen: 0.5, Float32Screen: 0.25}
-"""Fraction of x's entries listed below which multiplying these alone is faster than each of the others."""
+LISTED_BELOW = 0.5
+"""Fraction of x's entries not zero below which a run too short for a trial lists them (AVX2's measure)."""
+LOOKED_AT = 64
+"""Rows of a batch that say how many of its entries are not zero."""
+
+
+def screen_kinds() -> list[type[Screen]]:
+    """The screens that this processor has instructions for. Which of them is quick is not asked here."""
+    kinds: list[type[Screen]] = [BytesScreen, ListsScreen] if multiplies_bytes() else []
+    if multiplies_bfloat16():
+        kinds.append(Bfloat16Screen)
+    return [*kinds, SparseRowsScreen, Float32Screen]
+
+
+def usual_screen(nonzero: float) -> type[Screen]:
+    """The screen of a run that holds no trial, for rows of which that fraction is not zero."""
+    listing, full = (ListsScreen, BytesScreen) if multiplies_bytes() else (SparseRowsScreen, Float32Screen)
+    return listing if nonzero < LISTED_BELOW else full
 
 
 class CpuEngine:
-    """Steps `state` in place. Call `refresh` after changing its weights from outside."""
+    """Steps `state` in place. Call `refresh` after changing its weights from outside. The screen is chosen `by_clock`, or else
+    without a trial."""
 
-    def __init__(self, state: State, objective: Objective, rule: UpdateRule):
+    def __init__(self, state: State, objective: Objective, rule: UpdateRule, *, by_clock: bool = True):
         self.state, self.objective, self.rule = state, objective, rule
-        without: type[Screen] = BytesScreen if multiplies_bytes() else Float32Screen
-        self.dense_screen = Bfloat16Screen if multiplies_bfloat16() else without
-        """For rows that are not mostly zeros."""
-        self.listing_screen = ListsScreen if multiplies_bytes() else SparseRowsScreen
-        """For rows that are."""
-        self.update = CpuUpdate(state, objective, rule, keep_bits=self.dense_screen is Bfloat16Screen)
+        self.by_clock = by_clock
+        kinds = screen_kinds()
+        self.choice = ScreenChoice(kinds, len(state.weights.W_enc))
+        self.update = CpuUpdate(state, objective, rule, keep_bits=Bfloat16Screen in kinds)
         self.forward = SparseForward(objective)
         self.density = 1.0
         """Fraction of f's entries that were active in the step before; 1 where nothing is known."""
-        self._screens: dict[type[Screen], Screen] = {}
 
     def refresh(self) -> None:
         self.update.refresh()
@@ -49,10 +66,10 @@ class CpuEngine:
         """Nothing is under way when `step` returns."""
 
     @torch.no_grad()
-    def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
+    def step(self, x: Rows, l1: float | torch.Tensor, learning_rate: float) -> StepResult:
         """Gradients at λ = `l1` on the batch `x`, then one update; nothing is updated where they are not finite."""
         take = self.sparse if self.density < SPARSE_BELOW else self.dense
-        result = take(x, l1, learning_rate)
+        result = take(x, float(l1), learning_rate)
         if result.finite:  # a refused step leaves no trace: it may be taken again
             self.density = float(result.n_fired.sum()) / max(1, result.n_fired.numel() * len(x))
         return result
@@ -69,7 +86,9 @@ class CpuEngine:
     def sparse(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
         """The step on the active entries; the same bits at any number of threads and with any screen."""
         screen, update = self._screen(x), self.update
+        start = time.perf_counter()
         entries = self.forward(self.state.weights, x, l1, screen, update.norms, update.bits)
+        self.choice.took(screen, time.perf_counter() - start)
         finite = update.is_sound and bool(entries.squared_error + entries.l1 + entries.bound < OVERFLOW)
         norm = float("nan")
         if finite and self.rule.max_gradient_norm is None:
@@ -80,12 +99,8 @@ class CpuEngine:
         return result(entries.squared_error, entries.l1, torch.from_numpy(entries.n_fired), norm, finite)
 
     def _screen(self, x: Rows) -> Screen:
-        kind: type[Screen] = self.dense_screen
-        if self.listing_screen.listed(x[:64]) < LISTED_BELOW[self.dense_screen]:
-            kind = self.listing_screen
-        if kind not in self._screens:
-            self._screens[kind] = kind(len(self.state.weights.W_enc))
-        return self._screens[kind]
+        nonzero = float((x[:LOOKED_AT] != 0).float().mean())
+        return self.choice.next(self.density, nonzero) if self.by_clock else self.choice.screen(usual_screen(nonzero))
 
 
 def result(squared_error: float, l1: float, n_fired: torch.Tensor, norm: float, finite: bool) -> StepResult:

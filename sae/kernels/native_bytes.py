@@ -8,7 +8,7 @@ A quad is the bytes of four entries, one uint32. Rows lie in groups, [group, qua
 feature], both filled up with zeros, and to an even number of quads.
 """
 
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
@@ -20,6 +20,10 @@ LEVELS = 127
 """Of an encoder, on either side of zero."""
 ROOM = 32_767 // LEVELS - 2
 """What the levels of four entries of a row may add up to, before each is rounded up by at most a half."""
+MOST_LEVELS = 255
+"""Of an entry of a row: an unsigned byte."""
+ALL_ROOM = 4 * MOST_LEVELS
+"""In place of `ROOM` where products are added in 32 bits at once (`instructions.dot_product_bits`)."""
 SMALLEST = np.float32(1e-35)
 """A range below it all goes to level 0, so that no product of a step and a level underflows."""
 
@@ -36,9 +40,9 @@ def extent(row):
 
 @numba.njit(**COMPILED)
 @no_type_check
-def rows_to_bytes(x, first_row, n_rows, packed, scale, low, lost, greatest):
+def rows_to_bytes(x, first_row, n_rows, room, packed, scale, low, lost, greatest):
     """Round rows from `first_row` on to levels between their least entry and their greatest: x ≈ low + scale · level, with as
-    many levels as keep the sums of four products below 2¹⁵.
+    many levels, up to 255, as keep the sums of four below `room` (before they are rounded).
 
     Fills `packed` (uint32 [group, quad, row]) and, by row, the two constants, ‖what was lost‖ and the greatest |x|."""
     width, n_quads = x.shape[1], packed.shape[1]
@@ -55,7 +59,7 @@ def rows_to_bytes(x, first_row, n_rows, packed, scale, low, lost, greatest):
         for d in range(0, 4 * n_quads, 8):  # the four products that are added in 16 bits
             fullest = max(fullest, shares[d] + shares[d + 1] + shares[d + 4] + shares[d + 5])
             fullest = max(fullest, shares[d + 2] + shares[d + 3] + shares[d + 6] + shares[d + 7])
-        n_levels = np.float32(ROOM) / fullest
+        n_levels = min(np.float32(room) / fullest, np.float32(MOST_LEVELS))
         step = reach / n_levels
         total = np.float32(0)
         for d in range(width):
@@ -130,3 +134,11 @@ def scan_bytes(rows, of_rows, panels, of_panels, first_row, n_rows, feature_0, w
                 mask &= mask - np.uint64(1)
         ends[r + 1] = n
     return n
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros from a multiple of 64 bytes on."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    whole = np.zeros(size + 64, np.uint8)
+    start = -whole.ctypes.data % 64
+    return whole[start : start + size].view(dtype).reshape(shape)

@@ -20,7 +20,6 @@ error of a float32 sum of n + 1 terms in any order (Higham, *Accuracy and Stabil
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,9 @@ import torch
 
 from sae.kernels import native_bytes, native_lists, native_rows
 from sae.kernels.gradients import Weights
-from sae.kernels.threads import for_blocks
+from sae.kernels.instructions import dot_product_bits
+from sae.kernels.native_bytes import aligned_zeros
+from sae.kernels.threads import for_blocks, for_slices
 from sae.processor import can
 from sae.shapes import Rows
 
@@ -40,6 +41,8 @@ TINY_NORM = np.float32(1e-16)
 """More than a norm can lose where its squares underflow: at most √(n 2⁻¹²⁶)."""
 LIMIT = np.float32(1e30)
 """Products beyond it are not screened but evaluated."""
+PANELS_TOGETHER = 8
+"""Panels of encoders that one thread rounds at a time."""
 
 
 def multiplies_bytes() -> bool:
@@ -65,6 +68,8 @@ def float32_band(n: int) -> float:
 class Screen(ABC):
     """One way to find candidates, for a batch `seen` [row, d_mlp] (what the encoder sees) of at most `n_rows` rows."""
 
+    name: str
+    """In the log of a run."""
     tile_features: int
     """Features that are screened together."""
     group_rows: int
@@ -91,6 +96,7 @@ class Screen(ABC):
 class Float32Screen(Screen):
     """A float32 product over all entries."""
 
+    name = "float32"
     tile_features = 4096
 
     def __init__(self, n_features: int):
@@ -116,6 +122,7 @@ class Float32Screen(Screen):
 class Bfloat16Screen(Screen):
     """A bfloat16 product over all entries: a quarter of the cost, on a processor that has instructions for it."""
 
+    name = "bfloat16"
     tile_features = 4096
 
     def __init__(self, n_features: int):
@@ -156,8 +163,13 @@ class RoundedScreen(Screen):
     """Rows whose constants do."""
 
     @abstractmethod
-    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, *out: np.ndarray) -> np.ndarray:
-        """The bytes of some features; fills `out` by feature: scale, Σ ŵ, ‖what was lost‖, the greatest |w|, centre · ŵ."""
+    def _empty_panels(self, n_panels: int, d_mlp: int) -> np.ndarray:
+        """Room for the bytes of a tile of features, zeros."""
+
+    @abstractmethod
+    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, packed: np.ndarray, *out: Any) -> None:
+        """The bytes of some features into `packed`; fills `out` by feature: scale, Σ ŵ, ‖what was lost‖, the greatest |w|,
+        centre · ŵ."""
 
     @abstractmethod
     def _pack_rows(self, x: np.ndarray, *out: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -167,7 +179,7 @@ class RoundedScreen(Screen):
         super().prepare(weights, x, seen, norms, bits)
         W_enc, zero = weights.W_enc.numpy(), torch.zeros_like(weights.b_dec)
         centre = (zero if seen is x else weights.b_dec).numpy()
-        self._encoders = for_blocks(lambda tile: self._round_encoders(W_enc, centre, norms, tile), len(self.tiles))
+        self._encoders = [self._round_encoders(W_enc, centre, norms, tile) for tile in range(len(self.tiles))]
         self._rows = self._round_rows(x.numpy(), float(np.linalg.norm(centre.astype(np.float64))), float(norms.max()))
 
     def _round_encoders(
@@ -178,7 +190,16 @@ class RoundedScreen(Screen):
         n_panels = -(-(end - start) // self.panel)
         scale, total, lost, greatest = np.empty((4, end - start), np.float32)
         at_centre = np.empty(end - start)
-        packed = self._pack_encoders(W_enc, start, end, centre, scale, total, lost, greatest, at_centre)
+        packed = self._empty_panels(n_panels, W_enc.shape[1])
+
+        def pack(part: int) -> None:
+            """Some panels: threads share a tile, as there is but one of 4,096 features."""
+            first = part * PANELS_TOGETHER
+            near, far = first * self.panel, min((first + PANELS_TOGETHER) * self.panel, end - start)
+            out = [each[near:far] for each in (scale, total, lost, greatest, at_centre)]
+            self._pack_encoders(W_enc, start + near, start + far, centre, packed[first : first + PANELS_TOGETHER], *out)
+
+        for_blocks(pack, -(-n_panels // PANELS_TOGETHER))
         lost = _at_most(lost, greatest, W_enc.shape[1])
         norm = np.float32(SLACK) * (norms[start:end] + lost)
         threshold = np.clip(self.threshold[start:end] + at_centre, -LIMIT, LIMIT)
@@ -204,16 +225,19 @@ class RoundedScreen(Screen):
 class BytesScreen(RoundedScreen):
     """Rows in full, five at a time by 16 features: for rows that are not mostly zeros."""
 
+    name = "bytes"
     panel, together = native_bytes.PANEL, native_bytes.GROUP_ROWS
 
-    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, *out: np.ndarray) -> np.ndarray:
-        packed = np.zeros((-(-(end - start) // self.panel), _n_quads(W_enc.shape[1]), self.panel), np.uint32)
+    def _empty_panels(self, n_panels: int, d_mlp: int) -> np.ndarray:
+        return aligned_zeros((n_panels, _n_quads(d_mlp), self.panel), np.uint32)
+
+    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, packed: np.ndarray, *out: Any) -> None:
         native_bytes.features_to_bytes(W_enc, start, end, centre, packed, *out)
-        return packed
 
     def _pack_rows(self, x: np.ndarray, *out: np.ndarray) -> tuple[np.ndarray, ...]:
         packed = np.zeros((-(-len(x) // self.together), _n_quads(x.shape[1]), self.together), np.uint32)
-        for_slices(lambda first, n: native_bytes.rows_to_bytes(x, first, n, packed, *out), len(x))
+        room = native_bytes.ALL_ROOM if dot_product_bits() else native_bytes.ROOM
+        for_slices(lambda first, n: native_bytes.rows_to_bytes(x, first, n, room, packed, *out), len(x))
         return (packed,)
 
     def scan(self, rows: slice, offset: int, tile: int, found: np.ndarray, ends: np.ndarray) -> int:
@@ -226,18 +250,14 @@ class BytesScreen(RoundedScreen):
 class ListsScreen(RoundedScreen):
     """Rows as lists of their entries above zero, one at a time by 48 features: for rows after a ReLU."""
 
+    name = "lists"
     panel, together = native_lists.COLUMN, 1
 
-    @staticmethod
-    def listed(x: Rows) -> float:
-        """The fraction of entries above their row's least, or above zero where that is less."""
-        return float((x > x.amin(dim=1, keepdim=True).clamp_max(0)).float().mean())
+    def _empty_panels(self, n_panels: int, d_mlp: int) -> np.ndarray:
+        return aligned_zeros((n_panels, -(-d_mlp // 2) + 1, 2 * self.panel), np.int8)
 
-    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, *out: np.ndarray) -> np.ndarray:
-        n_pairs = -(-W_enc.shape[1] // 2)
-        packed = aligned_zeros((-(-(end - start) // self.panel), n_pairs + 1, 2 * self.panel), np.int8)
+    def _pack_encoders(self, W_enc: np.ndarray, start: int, end: int, centre: np.ndarray, packed: np.ndarray, *out: Any) -> None:
         native_lists.features_to_columns(W_enc, start, end, centre, packed, *out)
-        return packed
 
     def _pack_rows(self, x: np.ndarray, *out: np.ndarray) -> tuple[np.ndarray, ...]:
         n_slots = -(-x.shape[1] // (2 * native_lists.GROUP)) * native_lists.GROUP
@@ -250,19 +270,6 @@ class ListsScreen(RoundedScreen):
         place = (rows.start, rows.stop - rows.start, start, end - start)
         lists, of_rows = self._rows
         return int(native_lists.scan_lists(lists, of_rows, *self._encoders[tile], *place, found, ends))
-
-
-def for_slices(work: Callable[[int, int], None], n_rows: int, size: int = 160) -> None:
-    """`work(first, n)` for slices of rows, on all threads. `size` is a multiple of `native_bytes.GROUP_ROWS`."""
-    for_blocks(lambda block: work(block * size, min(size, n_rows - block * size)), -(-n_rows // size))
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros from a multiple of 64 bytes on."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    whole = np.zeros(size + 64, np.uint8)
-    start = -whole.ctypes.data % 64
-    return whole[start : start + size].view(dtype).reshape(shape)
 
 
 def _n_quads(n: int) -> int:
@@ -281,15 +288,11 @@ class SparseRowsScreen(Screen):
 
     The encoder sees x − b_dec, which is dense; so the product is x·w, and b_dec·w goes into the threshold."""
 
+    name = "sparse_rows"
     tile_features = 512
     """[d_mlp, 512] floats are 1 MB at d_mlp = 512. Narrower tiles were slower (12 % nonzero, one core, ms for 4,096 x 4,096:
     128: 116, 256: 95, 512: 83; a float32 product: 190)."""
     group_rows = 1 << 30
-
-    @staticmethod
-    def listed(x: Rows) -> float:
-        """The fraction of entries that are not zero."""
-        return float((x != 0).float().mean())
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
         super().prepare(weights, x, seen, norms, bits)

@@ -22,6 +22,8 @@ from sae.training.wandb_config import WandbConfig, as_environment_says
 
 CLOCKED = ("rows_per_second", "fraction_of_roofline", "seconds")
 """Values that depend on the machine's speed: in the logs, never in an artefact."""
+CLOCKED_EVENTS = ("screen",)
+"""Events that do."""
 
 
 @runtime_checkable
@@ -63,7 +65,8 @@ class History:
         self.rows.append({"step": step, **kept})
 
     def event(self, step: int, name: str, values: dict[str, Any]) -> None:
-        self.rows.append({"step": step, "event": name, **values})
+        if name not in CLOCKED_EVENTS:
+            self.rows.append({"step": step, "event": name, **values})
 
     def advance(self, n_steps: int) -> None: ...
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sae.kernels import cpu
 from sae.kernels.cpu import SPARSE_BELOW, CpuEngine
 from sae.kernels.dense import DenseEngine
 from sae.kernels.objective import UpdateRule
-from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, ListsScreen, SparseRowsScreen
+from sae.kernels.screens import Float32Screen
 from tests.support.problems import (
     APRIL_2024,
     MONOSEMANTICITY,
@@ -221,22 +220,6 @@ def test_the_way_follows_the_density():
     assert taken(engine, x) == "sparse"
     assert engine.density > SPARSE_BELOW
     assert taken(engine, x) == "dense"
-
-
-@pytest.mark.parametrize("has_bytes", [True, False])
-@pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_the_screen_follows_processor_and_data(has_bfloat16, has_bytes, monkeypatch):
-    monkeypatch.setattr(cpu, "multiplies_bfloat16", lambda: has_bfloat16)
-    monkeypatch.setattr(cpu, "multiplies_bytes", lambda: has_bytes)
-    weights, x = problem(n_rows=100, n_features=40, d_mlp=50)
-    engine = engine_on(weights)
-    thinned = x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.03)
-    assert type(engine._screen(x)) is (Bfloat16Screen if has_bfloat16 else BytesScreen if has_bytes else Float32Screen)
-    assert type(engine._screen(thinned.relu())) is (ListsScreen if has_bytes else SparseRowsScreen)
-    negative = type(engine._screen(-thinned.relu()))
-    assert negative is (type(engine._screen(x)) if has_bytes else SparseRowsScreen), "zeros above the least entry are listed"
-    assert len(engine.update.bits) == (40 if has_bfloat16 else 0)
-    assert engine._screen(x) is engine._screen(x), "screens keep their buffers"
 
 
 @pytest.mark.parametrize("kind", SCREENS)

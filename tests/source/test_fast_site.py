@@ -3,6 +3,7 @@ transformer_lens everywhere else."""
 
 import copy
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ from sae.source.transformer_config import TransformerConfig, fields_to_train
 from tests.source.test_pretrained import CONFIG, hooked_transformer_weights
 
 N_VOCAB, LENGTH = 50, 12
+
+
+@cache
+def shared_bridge(n_layers: int, activation: str, norm: str = "LN") -> Any:
+    """For tests that leave it as it is."""
+    return bridge_of(n_layers, activation, normalization_type=norm)
 
 
 def bridge_of(n_layers: int = 1, activation: str = "relu", **changes: object) -> Any:
@@ -82,7 +89,7 @@ TAKEN = [
 @pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"])
 @pytest.mark.parametrize(("n_layers", "layer"), [(1, 0), (2, 0), (2, 1)])
 def test_it_is_transformer_lenss(n_layers: int, layer: int, activation: str, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = source_at(bridge_of(n_layers, activation, normalization_type=norm), layer)
+    source = source_at(shared_bridge(n_layers, activation, norm), layer)
     expected = oracle(source, some_tokens())
     closed(source, monkeypatch)
     assert_near(source.activations(some_tokens()), expected)
@@ -103,7 +110,7 @@ def test_it_is_transformer_lenss(n_layers: int, layer: int, activation: str, nor
     ],
 )
 def test_every_place_that_it_knows(activation: str, layer: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = source_at(bridge_of(2, activation), layer, name)
+    source = source_at(shared_bridge(2, activation), layer, name)
     expected = oracle(source, some_tokens())
     closed(source, monkeypatch)
     assert_near(source.activations(some_tokens()), expected)

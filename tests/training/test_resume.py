@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from sae.errors import ConfigError, DivergenceError, NumericsError
+from sae.kernels import choice_of_screen
+from sae.kernels.choice_of_screen import ScreenChoice
 from sae.training import fit as fit_module
 from sae.training.data import TensorRows, resampling_seed
 from sae.training.fit import fit, train
@@ -44,6 +46,32 @@ def test_stopped_and_resumed(tmp_path, undisturbed, at):
     assert json.loads((tmp_path / f"step-{at:010d}.json").read_text())["step"] == at
     for one, straight in zip(fit(toy_rows(), CONFIGS, checkpoints=tmp_path, observers=stopping(None)), undisturbed, strict=True):
         assert_same_bits(one, straight)
+
+
+def test_stopped_and_resumed_with_other_screens(tmp_path, monkeypatch):
+    """A trial is held again after resuming, and the clock may say the opposite then: no bit differs, nor from a run without."""
+    config = toy_config(l1=20.0, n_steps=150)
+    straight = fit(toy_rows(), [config])
+    monkeypatch.setattr(choice_of_screen, "WORTH_FROM", 0)
+    took = ScreenChoice.took
+    chosen = []
+
+    def by(sign):
+        def says(choice, screen, seconds):
+            took(choice, screen, 1.0 + sign * choice.kinds.index(type(screen)) / 10)
+            if choice.chosen:
+                chosen.append(choice.chosen)
+
+        monkeypatch.setattr(ScreenChoice, "took", says)
+
+    by(1)
+    with pytest.raises(SystemExit):
+        fit(toy_rows(), [config], checkpoints=tmp_path, observers=stopping(100)[:1])
+    first = chosen[-1]
+    by(-1)
+    (resumed,) = fit(toy_rows(), [config], checkpoints=tmp_path)
+    assert first is not chosen[-1]
+    assert_same_bits(resumed, straight[0])
 
 
 def test_stopped_again_and_again(tmp_path, undisturbed):
