@@ -110,3 +110,18 @@ def test_live_training_stores_nothing(tmp_path):
     params["harvest"]["n_rows"] = 20_000
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     assert "20,000 rows of 64 an epoch" in dvc(folder, "repro", "train")
+
+
+def test_a_folder_of_somebody_elses_stays_under_dvc_too(tmp_path):
+    """DVC by itself removes what lies where a stage writes, before the stage runs."""
+    folder = make_copy(tmp_path / "project")
+    dvc(folder, "init", "--no-scm", "-q")
+    (folder / "data/corpus/.git").mkdir(parents=True)
+    (folder / "data/corpus/paper.tex").write_text("years of work")
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "corpus"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "corpus: data/corpus holds something else than a corpus, and stays as it is" in done.stderr
+    assert (folder / "data/corpus/paper.tex").read_text() == "years of work"
+    assert (folder / "data/corpus/.git").is_dir()

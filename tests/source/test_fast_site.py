@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sae.errors import ConfigError
 from sae.source import fast_site as module
 from sae.source.fast_forward import FastForward
 from sae.source.fast_site import PLACES, shape_of, weights_of
-from sae.source.transformer import Site, TransformerSource, build_native, fields_to_train, load_weights
-from sae.source.transformer_config import TransformerConfig
+from sae.source.transformer import Site, TransformerSource, build_native, load_weights
+from sae.source.transformer_config import TransformerConfig, fields_to_train
 from tests.source.test_pretrained import CONFIG, hooked_transformer_weights
 
 N_VOCAB, LENGTH = 50, 12
@@ -340,7 +341,7 @@ def test_contexts_too_long_and_unknown_tokens_are_refused() -> None:
     source = source_at(bridge_of())
     with pytest.raises(ValueError, match="13 exceeds n_ctx=12"):
         source.activations(some_tokens(length=13))
-    with pytest.raises(IndexError):
+    with pytest.raises(ConfigError, match="token ids from 50 to 50 were given"):
         source.activations(torch.full((1, 3), N_VOCAB))
 
 
