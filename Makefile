@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro full results scm test test-old-processor test-nudged test-pipeline test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
+.PHONY: repro full results scm test test-old-processor test-nudged test-pipeline test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store gpu-check setup clean
 
 repro: setup scm
 	dvc repro
@@ -95,6 +95,10 @@ bench-store: setup
 	python -m benchmarks.store read --json build/bench/store-read.json $(BENCH)
 	python -m benchmarks.store codecs --json build/bench/store-codecs.json $(BENCH)
 	python -m benchmarks.store memory --json build/bench/store-memory.json $(BENCH)
+
+# The first minutes on a GPU that nobody has tried: what it is, whether all is right there, how fast; a record for docs/gpu.md.
+gpu-check: setup
+	python -m benchmarks.gpu_check $(BENCH)
 
 setup: $(VENV)/installed
 

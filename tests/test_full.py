@@ -45,7 +45,8 @@ def finished(tmp_path_factory):
         params["dictionaries"][name]["n_features"] = width
     params["dictionaries"]["S-0"]["settings"] = "--set harvest.n_rows=4096 --set train.n_steps=30"
     (folder / "full/params.yaml").write_text(yaml.safe_dump(params))
-    dvc(folder / "full", "init", "--no-scm", "-q")  # a DVC repository of its own
+    for repository in (folder, folder / "full"):  # full/ is a DVC repository of its own
+        dvc(repository, "init", "--no-scm", "-q")
     dvc(folder / "full", "repro")
     return folder
 

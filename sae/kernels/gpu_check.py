@@ -1,6 +1,6 @@
 """Whether the GPU engine computes what it should on the GPU at hand, found out before a training relies on it.
 
-`trouble` asks a process of its own (this module, run): after an illegal access nothing more can be done on a GPU by the process
+`verdict` asks a process of its own (this module, run): after an illegal access nothing more can be done on a GPU by the process
 that made it, which would be the training's. That process takes some steps of a small problem on each path, at the tile sizes of
 production, beside a reference in float64 (`rounded`), and compares everything that a step reports and changes.
 """
@@ -196,28 +196,33 @@ def examined(asked: Asked) -> tuple[str | None, dict[str, dict[str, float]]]:
     return None, found
 
 
-@lru_cache
 def trouble(asked: Asked) -> str | None:
     """What is wrong with the engine, as found by a process of its own; None where nothing is. Asked once a process."""
+    return verdict(asked)[0]
+
+
+@lru_cache
+def verdict(asked: Asked) -> tuple[str | None, dict[str, dict[str, float]]]:
+    """`examined` by a process of its own, whatever becomes of it; no differences where it did not come to any."""
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     command = [*COMMAND, json.dumps(dataclasses.asdict(asked))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        return f"its check was not done after {SECONDS} s"
+        return f"its check was not done after {SECONDS} s", {}
     except OSError as error:
-        return f"its check could not be started: {error}"
+        return f"its check could not be started: {error}", {}
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        return f"its check failed: {last}"
-    told = json.loads(done.stdout.splitlines()[-1])
-    return None if told is None else str(told)
+        return f"its check failed: {last}", {}
+    wrong, found = json.loads(done.stdout.splitlines()[-1])
+    return wrong, found
 
 
 def main() -> None:
-    """The check's process: one argument, `Asked` as JSON; the verdict as JSON is the last line of its output."""
-    print(json.dumps(examined(Asked.from_json(sys.argv[1]))[0]))
+    """The check's process: one argument, `Asked` as JSON; what `examined` gives is the last line of its output, as JSON."""
+    print(json.dumps(examined(Asked.from_json(sys.argv[1]))))
 
 
 if __name__ == "__main__":

@@ -10,55 +10,24 @@ import pytest
 import torch
 
 from sae.kernels import choice, gpu_check
-from sae.kernels.cuda import CudaEngine
-from sae.kernels.dense import DenseEngine, dense_gradients, gradient_norm, update
-from sae.kernels.gpu_check import PATHS, Asked, examined, trouble
-from sae.kernels.gradients import StepResult, Weights
+from sae.kernels.dense import DenseEngine
+from sae.kernels.gpu_check import PATHS, Asked, examined, trouble, verdict
+from sae.kernels.gradients import Weights
 from sae.kernels.objective import Objective, UpdateRule
 from sae.kernels.rounded import rounded_step
 from sae.kernels.state import State
 from tests.kernels.triton_reference import forward_and_back, problem
 from tests.support.pretended_device import pretended
+from tests.support.rounded_engine import RoundedEngine
 
 ASKED = Asked(device="cpu", d_mlp=12, objective=Objective(), rule=UpdateRule(), n_rows=30, n_features=40, sparse_below=0.1)
 APRIL = Objective(tied_bias=False, weighted_l1=True), UpdateRule(unit_norm=False, max_gradient_norm=1.0)
 
 
-class Engine(CudaEngine):
-    """Stands for the Triton engine: its roundings, in torch. `spoil(path, result, state)` may make it wrong."""
-
-    spoil = staticmethod(lambda path, result, state: result)
-
-    def __init__(self, state, objective, rule, *, path, sparse_below, tuning, graphs):
-        self.state, self.objective, self.rule, self.path, self.sparse_below = state, objective, rule, path, sparse_below
-        self.active = 0
-
-    def capacity(self, n_rows):
-        return 0 if self.path == "dense" else round(self.sparse_below * n_rows * len(self.state.weights.W_enc))
-
-    def active_entries(self, n_rows):
-        return torch.tensor(self.active)
-
-    def settle(self): ...
-
-    def step(self, x, l1, learning_rate):
-        weights = self.state.weights
-        self.active = int(dense_gradients(weights, x, l1, self.objective).n_fired.sum()) + (self.path == "dense")
-        dense = self.active > self.capacity(len(x))
-        name = "dense" if self.path == "dense" else "overflow" if dense else "sparse"
-        step = rounded_step(weights, x, l1, self.objective, dense=dense).step
-        norm = gradient_norm(step.gradients)
-        finite = torch.isfinite(norm)
-        if finite:
-            update(self.state, Weights(*(part.float() for part in step.gradients)), learning_rate, self.rule, norm)
-        result = StepResult(step.squared_error.float(), step.l1.float(), step.n_fired, norm, finite)
-        return type(self).spoil(name, result, self.state)
-
-
 @pytest.fixture
 def engine(monkeypatch):
     """The class of the engine that is checked."""
-    kind = type("Spoilt", (Engine,), {})
+    kind = type("Spoilt", (RoundedEngine,), {})
     monkeypatch.setattr(gpu_check, "CudaEngine", kind)
     return kind
 
@@ -143,8 +112,8 @@ def test_what_is_asked_reaches_the_process_as_it_is():
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        ("print('compiling'); print('null')", None),
-        ("print('\"n_fired differs\"')", "n_fired differs"),
+        ("print('compiling'); print('[null, {}]')", None),
+        ("print('[\"n_fired differs\", {}]')", "n_fired differs"),
         ("import os; os.abort()", "it ended with -6"),
         ("raise RuntimeError('CUDA error: an illegal memory access')", "illegal memory access"),
         ("import time; time.sleep(60)", "not done after 0.3 s"),
@@ -153,9 +122,9 @@ def test_what_is_asked_reaches_the_process_as_it_is():
 def test_whatever_becomes_of_the_process_is_told(monkeypatch, script, told):
     monkeypatch.setattr(gpu_check, "COMMAND", [sys.executable, "-S", "-c", script])
     monkeypatch.setattr(gpu_check, "SECONDS", 0.3 if "sleep" in script else 60)
-    trouble.cache_clear()
+    verdict.cache_clear()
     said = trouble(ASKED)
-    trouble.cache_clear()
+    verdict.cache_clear()
     assert said is None if told is None else told in said
 
 

@@ -288,11 +288,12 @@ class Gpu:
 
     def _check_order(self, tensor: Pretended, name: str) -> None:
         written = self._written.get(_storage(tensor))
-        if written is None:
+        if written is None or not tensor.numel():  # those of no numbers all lie at 0
             return
         stream = self.stream(tensor.device.index)
         if written[0] is not stream and stream.seen.get(written[0], 0) < written[1]:
-            raise AssertionError(f"{name} reads what another stream has not finished to write, and did not wait for it")
+            told = f"{name} reads {tuple(tensor.shape)} that another stream has not finished to write, and did not wait for it"
+            raise AssertionError(told)
 
     def _wrote(self, outputs: Any) -> None:
         for each in (outputs,) if isinstance(outputs, Pretended) else _leaves(outputs):
@@ -303,9 +304,8 @@ class Gpu:
 
     def _note(self, name: str, args: Any, ours: list[Pretended], target: torch.device | None) -> None:
         down = name == "copy_" and not isinstance(args[0], Pretended)
-        boolean = name.startswith("index") and any(
-            each is not None and each.dtype == torch.bool for each in args[1] if isinstance(args[1], list | tuple)
-        )
+        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
+        boolean = any(each is not None and each.dtype == torch.bool for each in indices)
         if name in ASKING or down or boolean or (ours and target is not None and target.type == "cpu"):
             self.asked.append(name)
         if name == "copy_" and isinstance(args[0], Pretended) and not isinstance(args[1], Pretended) and args[1].numel() > 1:

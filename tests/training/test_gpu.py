@@ -116,10 +116,10 @@ def test_an_error_of_the_rows_is_raised_at_its_own_batch(gpu):
         feed.next()
 
 
-def test_new_memory_is_not_filled_with_nan():
+def test_new_memory_is_not_filled_with_nan(monkeypatch):
     seen = []
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # as torch has it
     watcher = Watcher(lambda n: seen.append(torch.utils.deterministic.fill_uninitialized_memory))
-    assert torch.utils.deterministic.fill_uninitialized_memory
     fit(toy_rows(), [toy_config(n_steps=2)], device="cpu", observers=[[watcher]])
     assert seen == [False, False]
     assert torch.utils.deterministic.fill_uninitialized_memory
