@@ -25,7 +25,7 @@ def test_a_spawned_worker_uses_a_loaded_dictionary_with_its_table(tmp_path):
     loaded = sae.load("A/1", make(tmp_path))
     assert isinstance(loaded.describe, Lookup)
     here = Firing(loaded, torch.randn(6, 16, generator=torch.Generator().manual_seed(0)))
-    expected = [here[i] for i in range(6)]  # the table is open now, which no process can hand over
+    expected = [here[i] for i in range(6)]  # the table is open now
     there = DataLoader(here, batch_size=None, num_workers=1, multiprocessing_context="spawn")
     for (f, words), (own, said) in zip(there, expected, strict=True):
         torch.testing.assert_close(f, own)
