@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro full results scm test test-old-processor test-nudged test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store setup clean
+.PHONY: repro full results scm test test-old-processor test-nudged test-pipeline test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store gpu-check setup clean
 
 repro: setup scm
 	dvc repro
@@ -35,6 +35,10 @@ test-old-processor: setup
 test-nudged: setup
 	SAE_NUDGE_PRODUCTS=1 python -m pytest -n 2 --dist loadfile $(NUMERIC)
 
+# The pipeline under DVC at a tiny size, killed and started again.
+test-pipeline: setup
+	python -m pytest -n 2 --dist loadfile -m slow tests/test_pipeline_dvc.py
+
 test-slow: setup
 	python -m pytest -m slow
 
@@ -43,10 +47,10 @@ test-slow: setup
 faults: setup
 	python -m pytest -s -m "slow or not slow" tests/faults
 
-# The GPU's kernels in Triton's interpreter. Beside the environment, so that nothing else imports it; on a GPU torch brings its own.
+# The GPU's kernels in Triton's interpreter, and compiled for five kinds of cards. Beside the environment, so that nothing else imports it; on a GPU torch brings its own.
 TRITON := triton==3.7.1
 test-triton: setup $(VENV)/triton/installed
-	PYTHONPATH=$(VENV)/triton python -m pytest -n 2 tests/kernels -k "triton or cuda"
+	PYTHONPATH=$(VENV)/triton python -m pytest -n 2 tests/kernels -k "triton or cuda" -m "not slow or ahead"
 
 $(VENV)/triton/installed: pyproject.toml
 	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/triton $(TRITON)
@@ -91,6 +95,10 @@ bench-store: setup
 	python -m benchmarks.store read --json build/bench/store-read.json $(BENCH)
 	python -m benchmarks.store codecs --json build/bench/store-codecs.json $(BENCH)
 	python -m benchmarks.store memory --json build/bench/store-memory.json $(BENCH)
+
+# The first minutes on a GPU that nobody has tried: what it is, whether all is right there, how fast; a record for docs/gpu.md.
+gpu-check: setup
+	python -m benchmarks.gpu_check $(BENCH)
 
 setup: $(VENV)/installed
 

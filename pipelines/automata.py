@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipelines.automata_plots import draw_control, draw_motifs
 from pipelines.common import Stage, run_stage
@@ -23,6 +24,7 @@ NULLS = ("shuffled_order", "shuffled_tokens", "both_shuffled")
 def main(stage: Stage) -> None:
     config = stage.section("automata", AutomataConfig)
     store = TokenStore.open(stage.tokens)
+    stage.device = torch.device("cpu")  # its loops are compiled for processors
     source = load_source(stage.transformer, stage.device)
     dictionary = read_dictionary(stage.dictionary).to(stage.device)
     parents = (stage.tokens, stage.transformer, stage.dictionary)

@@ -159,6 +159,8 @@ def run_stage(
         with disk_told(f"running stage {name}"):
             stage = Stage(name, override(read_params(given.params), given.set))
             torch.use_deterministic_algorithms(True, warn_only=True)
+            # Else each new tensor is first filled with NaN.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             if stage.config.threads:
                 torch.set_num_threads(stage.config.threads)
             with stage.locked() if alone else nullcontext():

@@ -6,9 +6,6 @@ from typing import Any, Literal
 from sae.config import build
 from sae.errors import ConfigError
 
-LIVE = "live feed"
-"""Kind of the record that stands in the place of a store where nothing is stored."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class FeedConfig:

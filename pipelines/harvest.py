@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 
 from pipelines.common import Stage, run_stage, stage_parser
-from pipelines.feed import LIVE, feed_config
+from pipelines.feed import feed_config
 from sae import artefact
 from sae.errors import StoreError
 from sae.harvest import HarvestConfig, Plan, harvest, seconds_needed
 from sae.provenance import Run
 from sae.source.transformer import load_source
-from sae.storage.ended import stands, sweep_left_over
+from sae.storage.ended import abandon, stands, sweep_left_over
+from sae.storage.layout import LIVE
 from sae.storage.share import Share
 from sae.storage.tokens import TokenStore
 from sae.storage.transfer import push
@@ -60,7 +61,8 @@ def record(stage: Stage, config: HarvestConfig, plan: Plan, *, keep: bool) -> No
     if keep and unfinished.exists():
         raise StoreError(f"{unfinished} holds unfinished work; finish it (train.source: store), or run once without --keep")
     run = stage.run(LIVE, config, id=stage.transformer_id, parents=(stage.tokens, stage.transformer), n_contexts=plan.n_contexts)
-    with artefact.writing(stage.activations, run):
+    abandon(stage.activations)
+    with artefact.writing(stage.activations, run, over=("activations",)):
         print(f"harvest: nothing is stored, train.source is live; {config.n_rows:,} rows of {plan.layout.d_mlp} an epoch")
 
 

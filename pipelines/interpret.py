@@ -1,7 +1,6 @@
 """Stage `interpret`: what simple rules tell of features, neurons and a control, and what a judge does if one is named ->
 reports/interpret: interpret.json, tables, plots."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sae.interpret.judged_report import judge_told, judged_report, units_to_judg
 from sae.interpret.report import Findings, columns, find, report, told
 from sae.interpret.survey import Surveyed
 from sae.library import Place
-from sae.reports import rounded, write_figures
+from sae.reports import write_figures
 from sae.source.transformer import load_source
 from sae.storage.tokens import TokenStore
 
@@ -50,7 +49,7 @@ def main(stage: Stage) -> None:
         if judge is not None:
             words["judge"] = judged_report(sessions, found, config)
             kept = {name: [row._asdict() for row in session.judged] for name, session in sessions.items()}
-            (draft.path / "judged.json").write_text(json.dumps(rounded(kept), indent=1) + "\n", encoding="utf-8")
+            write_figures(draft.path, "judged", kept)
         write_figures(draft.path, "interpret", words)
         draft.tell("\n\n".join([told(words), *([judge_told(words["judge"])] if judge is not None else [])]))
 

@@ -4,6 +4,7 @@ make results            # cd full && python -m pipelines.results --docs ../docs
 """
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 from sae import artefact
 from sae.errors import SaeError, StoreError, disk_told
+from sae.exchange import take_place
+from sae.foreign import MOVE_IT
 from sae.library import Place, locate
 from sae.metrics.losses import told_recovered
 from sae.paths import given
 from sae.web.figures import read_metrics
 from sae.web.rendering import Part, Rows, to_markdown
-from sae.web.report import keep_images, parts_of
+from sae.web.report import STUDIES, keep_images, parts_of
 
 LEFT_OUT = ("figures", "metrics")
 """Parts of the report that the table stands for."""
@@ -31,14 +34,27 @@ def main(studied: str, docs: Path) -> None:
         raise StoreError(f"not all of {studied} is there ({', '.join(missing)}); run: make full")
     images = docs / "images" / "results"
     draft = images.with_suffix(".partial")
+    for folder in (images, draft):
+        refuse_foreign(folder)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     title = f"Results: what `make full` found, and of {studied} all that there is"
     text = to_markdown(title, keep_images(parts, draft, "images/results"), HOW)
-    shutil.rmtree(images, ignore_errors=True)
-    draft.rename(images)
+    old = take_place(draft, images)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
     artefact.write_text(docs / "results.md", text)
     print(f"results: {docs / 'results.md'}, {len(list(images.iterdir()))} pictures")
+
+
+PICTURE = re.compile(rf"({'|'.join(study.folder for study in STUDIES)})-.+\.png")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises `StoreError` where `folder`, whose content is to be replaced, holds anything but pictures of studies."""
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if strangers := [name for name in there if not PICTURE.fullmatch(name) and name != ".DS_Store"]:
+        raise StoreError(f"{folder} holds {strangers[0]}, which is no picture of a study, and stays as it is; {MOVE_IT}")
 
 
 HOW = (

@@ -1,14 +1,17 @@
 """Stage `sweep`: more dictionaries of the same store, trained in one pass -> data/<letter>/sweep/<name>/dictionary,
 and reports/sweep: the last record of each."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipelines.common import Stage, check_name, run_stage
 from pipelines.feed import train_params
 from pipelines.train import train_stage
-from sae import artefact
+from sae import artefact, foreign
 from sae.config import build
+from sae.errors import StoreError
 from sae.reports import write_figures
 from sae.training.config import TrainConfig
 
@@ -43,9 +46,27 @@ def main(stage: Stage) -> None:
         for name, one in trained.items():
             assert one.dictionary.run is not None, "fit sets it"
             table[name] = one.dictionary.run.facts["last_record"]
+    remove_others(folder, set(config.dictionaries))
     made = tuple(folder / name.rsplit("/", 1)[1] / "dictionary" for name in table)
     with artefact.writing(stage.reports / "sweep", stage.run("sweep", config, id=stage.transformer_id, parents=made)) as draft:
         write_figures(draft.path, "sweep", table)
+
+
+def remove_others(folder: Path, names: set[str]) -> None:
+    """Remove the dictionaries of an earlier sweep that are none of this one: DVC keeps the whole folder. What else lies there
+    stays."""
+    for dictionary in sorted(folder.glob("*/dictionary")):
+        if dictionary.parent.name in names:
+            continue
+        try:
+            foreign.refuse(dictionary, ("dictionary",))
+        except StoreError as error:
+            print(f"sweep: {dictionary} is of no dictionary that is asked for, and was left: {error}")
+            continue
+        artefact.discard(dictionary)
+        artefact.lock_of(dictionary).unlink(missing_ok=True)
+        with suppress(OSError):  # there is something else
+            dictionary.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.common import Stage, run_stage
-from pipelines.feed import LIVE, feed_config, train_params
+from pipelines.feed import feed_config, train_params
 from sae import artefact
 from sae.config import read_section
 from sae.dictionary.disk import write_dictionary
@@ -15,6 +15,7 @@ from sae.errors import DivergenceError, StoreError
 from sae.harvest import HarvestConfig
 from sae.live.rows import BUFFER_ROWS, LiveRows
 from sae.storage.activations import ActivationStore
+from sae.storage.layout import LIVE
 from sae.storage.tokens import TokenStore
 from sae.tensors import save_tensors
 from sae.training.checkpoint import clear_checkpoints
@@ -36,6 +37,8 @@ def train_stage(
     """Train `configs`, by id, in one pass over the stage's rows, going on from the `checkpoints` of a run that was cut off, and
     commit each dictionary to its folder in `targets`. Where some diverge the others are committed before the
     `DivergenceError`, and the checkpoints stay."""
+    for target in targets.values():  # before the work
+        artefact.refuse_foreign(target, ("dictionary",))
     wandb = as_environment_says(stage.section("wandb", WandbConfig))
     rows = open_rows(stage)
     configs = {name: config.sized(len(rows)) for name, config in configs.items()}

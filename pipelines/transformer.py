@@ -9,16 +9,8 @@ from sae.source.fast_forward import resolve
 from sae.source.heldout import measure, spread
 from sae.source.pretrained import Found, from_folder, from_hub, shuffled
 from sae.source.train_transformer import train_transformer
-from sae.source.transformer import (
-    TransformerSource,
-    build_native,
-    check_fit,
-    fast_forward,
-    fields_to_train,
-    site_of,
-    write_source,
-)
-from sae.source.transformer_config import TransformerConfig
+from sae.source.transformer import TransformerSource, build_native, check_fit, fast_forward, site_of, write_source
+from sae.source.transformer_config import TransformerConfig, fields_to_train
 from sae.storage.tokens import Sequences, TokenStore
 
 

@@ -7,26 +7,27 @@ the new one in a single step; where the system cannot do that it is put aside fo
 leaves it to the next that opens it, who puts it back. A lock beside the directory keeps two writers apart (DVC's own lock does
 not: a killed `dvc` leaves its stage running).
 
-Where `<name>` is a link, all this happens where it leads: to a larger disk, say. The link stays.
+Where `<name>` is a link, all this happens where it leads: to a larger disk, say. The link stays. What lies there and is no
+artefact of that kind stays too (`foreign`).
 """
 
 import dataclasses
 import fcntl
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from sae import foreign
 from sae.errors import LockedError, StoreError, disk_told
 from sae.exchange import aside, take_place
+from sae.foreign import RUN_FILE
 from sae.provenance import SCHEMA, Run, sha256_file
+from sae.shown import printable_lines
 
 T = TypeVar("T")
-
-RUN_FILE = "run.json"
 
 TOLD = "told.txt"
 """What a study says in words, in its folder."""
@@ -36,39 +37,51 @@ PATIENCE = 10.0
 
 
 class Draft:
-    """An artefact being written: put files under `path`; set `run` (again) before the block ends to say more of it."""
+    """An artefact being written: put files under `path`, where nothing is yet but a mark; set `run` (again) before the block
+    ends to say more of it."""
 
     def __init__(self, path: Path, run: Run):
         self.path = path
         self.run = run
 
     def tell(self, words: str) -> None:
-        """Print what was found, and keep it in the artefact (`TOLD`) for its report."""
-        write_text(self.path / TOLD, words + "\n")
-        print(words)
+        """Print what was found, and keep it in the artefact (`TOLD`) for its report. Text of a corpus in it is escaped."""
+        told = printable_lines(words)
+        write_text(self.path / TOLD, told + "\n")
+        print(told)
 
 
 @contextmanager
-def writing(target: str | Path, run: Run) -> Iterator[Draft]:
+def writing(target: str | Path, run: Run, *, over: Collection[str] = (), advice: str = foreign.MOVE_IT) -> Iterator[Draft]:
     """Write the artefact `target`, all or nothing.
 
-    Yields a `Draft` whose `path` is an empty directory. When the block ends without an error, its content replaces
-    `target`; when it raises, nothing is left and an old `target` stays.
-    Raises `LockedError` if another process writes the same target, `DiskError` if the disk fills up, fails or refuses.
+    Yields a `Draft`. When the block ends without an error, its content replaces `target`; when it raises, nothing is left and an
+    old `target` stays.
+    Raises `StoreError`, with `advice`, where anything else than an artefact of that kind, or of the kinds `over`, lies there;
+    `LockedError` if another process writes the same target, `DiskError` if the disk fills up, fails or refuses.
     """
     with disk_told(f"writing {target}"):
-        target = real(target)
+        target, kinds = real(target), (run.kind, *over)
         draft = Draft(partial_of(target), run)
+        refuse_foreign(target, kinds, advice)
         make_parent(target)
         with locked(lock_of(target), f"{target} is being written"):
-            shutil.rmtree(draft.path, ignore_errors=True)
+            _remove(draft.path)
             sweep_aside(target)
             try:
-                draft.path.mkdir()
+                foreign.mark(draft.path)
                 yield draft
-                _commit(draft, target)
+                _commit(draft, target, kinds, advice)
             finally:
-                shutil.rmtree(draft.path, ignore_errors=True)
+                _remove(draft.path)
+
+
+def refuse_foreign(target: Path, kinds: Collection[str], advice: str = foreign.MOVE_IT) -> None:
+    """Raises `StoreError` unless an artefact of the first of `kinds` may take the place `target`, and those beside it where it is
+    written first: nothing lies there but artefacts of `kinds`, whole, damaged or half-written (`foreign.refuse`)."""
+    foreign.refuse(target, kinds, advice)
+    for draft in (partial_of(target), aside(target)):
+        foreign.refuse_draft(draft, next(iter(kinds)), advice)
 
 
 def real(target: str | Path) -> Path:
@@ -106,7 +119,7 @@ def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
             raise StoreError(f"no {kind} at {path}; make it with: {made_by}")
         try:
             content = (path / RUN_FILE).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise StoreError(f"{path} has no {RUN_FILE}: an unfinished or foreign {kind}; make it again: {made_by}") from None
     return parse_run(content, path, kind, made_by=made_by)
 
@@ -139,7 +152,7 @@ def parse_run(content: bytes, path: str | Path, kind: str, *, made_by: str = "dv
     """The `Run` that the run.json of the artefact `path` holds. Raises `StoreError` as `read_run` does."""
     try:
         run = Run.from_json(content.decode())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}/{RUN_FILE} is damaged ({error}); make it again: {made_by}") from None
     if run.schema > SCHEMA:
         raise StoreError(f"{path} has schema {run.schema}, this version reads up to {SCHEMA}: update the package")
@@ -204,23 +217,25 @@ def make_parent(target: Path) -> None:
         raise StoreError(f"cannot make the folder {target.parent}: a file of that name is in the way; move it") from None
 
 
-def _commit(draft: Draft, target: Path) -> None:
+def _commit(draft: Draft, target: Path, kinds: Collection[str], advice: str) -> None:
     digests = {}
     for file in files_below(draft.path):
-        digests[file.relative_to(draft.path).as_posix()] = sha256_file(file)
-        sync(file)
-    put_in_place(draft.path, target, dataclasses.replace(draft.run, files=digests))
+        if file != draft.path / foreign.MARK:
+            digests[file.relative_to(draft.path).as_posix()] = sha256_file(file)
+            sync(file)
+    put_in_place(draft.path, target, dataclasses.replace(draft.run, files=digests), kinds, advice)
 
 
-def put_in_place(folder: Path, target: Path, run: Run) -> None:
-    """Write `run`, which lists what is in `folder`, beside it, and let the folder take `target`'s place."""
-    record = folder / RUN_FILE
+def put_in_place(folder: Path, target: Path, run: Run, kinds: Collection[str], advice: str = foreign.MOVE_IT) -> None:
+    """Write `run`, which lists what is in `folder`, beside it, and let the folder take the place of `target`, which may be an
+    artefact of `kinds` (`foreign.refuse`, as it may have been made meanwhile)."""
+    record = folder / foreign.MARK
     record.write_text(run.to_json(), encoding="utf-8")
     sync(record)
+    os.replace(record, folder / RUN_FILE)
     for at, _ in _walk(folder):
         sync(Path(at))  # the names of what it holds
-    if target.exists() and not target.is_dir():
-        raise StoreError(f"{target} is a file where an artefact's folder must be; move it and run again")
+    foreign.refuse(target, kinds, advice)
     old = take_place(folder, target)
     sync(target.parent)
     if old is not None:
@@ -244,9 +259,13 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 def discard(folder: Path) -> None:
     """Remove an artefact. Its record goes first: who is killed while removing leaves nothing that looks like a whole one."""
-    with suppress(OSError):
-        (folder / RUN_FILE).unlink()
-    shutil.rmtree(folder, ignore_errors=True)
+    foreign.unmake(folder)
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):  # the next writer tries again
+        foreign.remove(folder)
 
 
 def sweep_aside(target: Path) -> None:

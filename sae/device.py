@@ -19,6 +19,9 @@ def to_device(name: str) -> torch.device:
         raise ConfigError(f"device '{name}' is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}' asked for, but {_why_not()}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        there = ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))
+        raise ConfigError(f"device '{name}' asked for, but there is none of that number; there are {there}")
     return device
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sae import artefact
 from sae.device import to_device
 from sae.dictionary.base import Dictionary
-from sae.dictionary.disk import dictionary_path, read_dictionary, refuse_foreign, write_dictionary
+from sae.dictionary.disk import dictionary_path, read_dictionary, write_dictionary
 from sae.errors import ConfigError, StoreError
 from sae.features.feature import Feature
 from sae.features.side_by_side import Side
@@ -132,10 +132,9 @@ def save(dictionary: Dictionary, path: str | Path) -> None:
     `StoreError` where anything else is in it, `DiskError` where the disk is full, `LockedError` where another process
     writes there."""
     folder = Path(os.path.realpath(given(path)))
-    refuse_foreign(folder)
-    with artefact.writing(folder, dictionary.run or Run(kind="dictionary")) as draft:
+    run = dictionary.run or Run(kind="dictionary")
+    with artefact.writing(folder, run, advice="give a new or an empty folder") as draft:
         write_dictionary(dictionary, draft.path)
-        refuse_foreign(folder)  # once more, now that no other process writes there
 
 
 def open_sides(first: str, second: str, root: str | Path = "data", device: str = "auto") -> tuple[Side, Side]:

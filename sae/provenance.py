@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sae import __version__
+from sae.shown import json_text
 
 SCHEMA = 1
 """Version of run.json; raised when a reader of the old one would misunderstand the new one."""
@@ -52,7 +53,7 @@ class Run:
     def to_json(self) -> str:
         """With a digest of itself, `sha256`: of this very text without that line's entry."""
         fields = dataclasses.asdict(self)
-        return _dump({**fields, "sha256": hashlib.sha256(_dump(fields).encode()).hexdigest()})
+        return json_text({**fields, "sha256": hashlib.sha256(json_text(fields).encode()).hexdigest()})
 
     @classmethod
     def from_json(cls, text: str) -> "Run":
@@ -61,15 +62,17 @@ class Run:
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
         if "sha256" in fields:  # records of before 2026-11-21 have none
-            whole, stated = _dump(fields), fields.pop("sha256")
-            if whole != text or hashlib.sha256(_dump(fields).encode()).hexdigest() != stated:
+            dump = next((each for each in (json_text, _dump_before) if each(fields) == text), None)
+            stated = fields.pop("sha256")
+            if dump is None or hashlib.sha256(dump(fields).encode()).hexdigest() != stated:
                 raise ValueError("it is not what was written: its own sha256 differs")
         fields.setdefault("processor", {})
         cls(**fields)  # refuses unknown keys, which the adapter would drop
         return TypeAdapter(cls).validate_python(fields)
 
 
-def _dump(fields: dict[str, Any]) -> str:
+def _dump_before(fields: dict[str, Any]) -> str:
+    """As versions wrote it that let all but control characters through."""
     return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

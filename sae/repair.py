@@ -7,7 +7,6 @@ not asked. A batch of the forward pass is run whole, as it was, since its rows' 
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from sae import artefact
+from sae import artefact, foreign
 from sae.errors import StoreError, disk_told
 from sae.harvest import HarvestConfig, Plan, harvested, on_threads
 from sae.progress import track
@@ -61,12 +60,14 @@ def repair(path: str | Path, source: ActivationSource, split: Split, bos: int | 
         damaged = [one.file for one in damages if one.file in run.files]
         strays = [one.file for one in damages if one.file not in run.files]
         work = path.with_name(path.name + ".repair.partial")
-        shutil.rmtree(work, ignore_errors=True)
+        foreign.refuse_draft(work, "shard", "move it, or remove it, and repair again")
+        foreign.remove(work)
+        foreign.mark(work)
         try:
             with on_threads(run.facts.get("n_threads") or torch.get_num_threads()):
                 n_contexts = _repair(path, run, damaged, work, source, split, bos) if damaged else 0
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            artefact.discard(work)
     return Repaired(damaged, n_contexts, strays)
 
 

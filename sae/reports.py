@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sae import artefact
 from sae.errors import StoreError
 from sae.provenance import Run
+from sae.shown import json_text
 
 REPORTS = "reports"
 """The folder, beside `data`."""
@@ -85,8 +86,7 @@ def _kind(folder: Path) -> str:
 
 def write_figures(folder: Path, name: str, figures: Any) -> None:
     """Put `figures` into the draft `folder` as `<name>.json`, rounded, in an order of their own."""
-    text = json.dumps(rounded(figures), indent=1, sort_keys=True) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    (folder / f"{name}.json").write_text(json_text(rounded(figures)), encoding="utf-8")
 
 
 def rounded(value: Any) -> Any:

@@ -1,9 +1,11 @@
 """Settings shared by all tests: one thread less than greedy, no network, no W&B server; shapes checked where it is cheap."""
 
 import os
+import sys
 
 import jaxtyping
 import pytest
+from jaxtyping import _import_hook
 
 from tests.support import alone, nudged
 
@@ -26,6 +28,24 @@ def _outer_only(decorate):
 
 
 jaxtyping.jaxtyped = _outer_only(jaxtyping.jaxtyped)  # the import hook looks it up by this name
+
+
+def _exec_module(self, module):
+    """As jaxtyping's, which looks for the byte code of all that the module imports under its own mark too, finds none, and
+    compiles transformers and its like from their sources in each process: 10 s."""
+    with _import_hook.patch(
+        "importlib._bootstrap_external.cache_from_source",
+        _import_hook.ft.partial(_import_hook._optimized_cache_from_source, self._typechecker.get_hash()),
+    ):
+        code = self.get_code(module.__name__)
+    exec(code, module.__dict__)
+
+
+_import_hook._JaxtypingLoader.exec_module = _exec_module
+
+# Some hundred processes import the package: its byte code is kept, whatever the surroundings say.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 if os.environ.get(nudged.VARIABLE):
@@ -52,7 +72,7 @@ def pytest_runtest_protocol(item, nextitem):
     return alone.protocol(item) if item.get_closest_marker("alone") and not os.environ.get(alone.VARIABLE) else None
 
 
-LONGEST = ("test_pipeline.py", "test_kill.py", "test_mirror.py", "test_kills.py", "test_damage.py", "test_resume.py")
+LONGEST = ("test_kill.py", "test_mirror.py", "test_kills.py", "test_damage.py", "test_resume.py")
 """Files that go first, so that no worker is left alone with one at the end."""
 
 

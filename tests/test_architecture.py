@@ -15,6 +15,7 @@ LAYERS = [
     ["shown"],
     ["errors", "shapes", "exchange"],
     ["chance", "device", "machine_code", "paths", "processor", "provenance", "progress", "tensors", "ties"],
+    ["foreign"],
     ["config", "artefact", "accumulate"],
     ["metrics", "dictionary", "reports", "storage"],
     ["kernels", "source"],
@@ -135,9 +136,9 @@ def test_the_full_pipeline_is_the_default_one_with_more_dictionaries():
 def test_dvc_keeps_the_figures_of_every_report(path):
     """Each list of figures lies in a folder that a stage writes and DVC caches, so that it knows those of other revisions."""
     pipeline = yaml.safe_load(path.read_text())
-    outs = [
-        re.sub(r"\$\{[^}]*\}", "*", out) for stage in bodies(pipeline).values() for out in stage["outs"] if isinstance(out, str)
-    ]
+    written = [out for stage in bodies(pipeline).values() for out in stage["outs"]]
+    flags = dict(one for out in written for one in ([(out, {})] if isinstance(out, str) else out.items()))
+    outs = [re.sub(r"\$\{[^}]*\}", "*", out) for out, given in flags.items() if given.get("cache", True)]
     for figures in pipeline["metrics"]:
         folder = figures.rsplit("/", 1)[0]
         assert any(fnmatch.fnmatch(folder, out) for out in outs), figures
@@ -145,6 +146,15 @@ def test_dvc_keeps_the_figures_of_every_report(path):
         "summary"
     }
     assert {figures.split("/")[-2] for figures in pipeline["metrics"]} == stages
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_dvc_removes_no_folder_that_a_stage_writes(path):
+    """It would before the stage runs, whatever is in it: the stage replaces what is its own, and refuses what is not."""
+    stages = bodies(yaml.safe_load(path.read_text()))
+    outs = [out for stage in stages.values() for out in stage["outs"] if "summary.txt" not in out]
+    assert len(outs) > 10
+    assert not [out for out in outs if isinstance(out, str) or not all(given.get("persist") for given in out.values())]
 
 
 def test_functions_and_files_are_small():

@@ -18,7 +18,7 @@ from sae.cli.main import app
 from sae.features.table import FeatureTable
 from sae.source.transformer import load_source
 from tests.import_graph import ROOT
-from tests.test_pipeline import TINY, dvc, make_copy
+from tests.support.tiny_pipeline import TINY, dvc, make_copy
 
 WIDTHS = {"A-0": 32, "A-1": 64, "A-2": 128, "B-1": 64, "S-0": 32}
 SMALL = {
@@ -45,7 +45,8 @@ def finished(tmp_path_factory):
         params["dictionaries"][name]["n_features"] = width
     params["dictionaries"]["S-0"]["settings"] = "--set harvest.n_rows=4096 --set train.n_steps=30"
     (folder / "full/params.yaml").write_text(yaml.safe_dump(params))
-    dvc(folder, "init", "--no-scm", "-q")
+    for repository in (folder, folder / "full"):  # full/ is a DVC repository of its own
+        dvc(repository, "init", "--no-scm", "-q")
     dvc(folder / "full", "repro")
     return folder
 

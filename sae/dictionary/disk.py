@@ -12,15 +12,12 @@ from sae import artefact
 from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
-from sae.errors import ConfigError, StoreError, disk_told
+from sae.errors import StoreError, disk_told
 from sae.paths import given
 from sae.tensors import save_tensors
 
 VARIANTS: dict[str, type[Dictionary]] = {cls.variant: cls for cls in (TiedBiasDictionary, ReluDictionary)}
 WEIGHTS, SHAPE = "weights.safetensors", "dictionary.json"
-FILES = {WEIGHTS, SHAPE, "history.jsonl", "firings.safetensors", artefact.RUN_FILE}
-"""All that one may consist of; the two in the middle are of one that the pipeline trained."""
-ELSEWHERE = "give a new or an empty folder"
 
 
 def write_dictionary(dictionary: Dictionary, path: Path) -> None:
@@ -28,33 +25,6 @@ def write_dictionary(dictionary: Dictionary, path: Path) -> None:
     save_tensors({name: value.float() for name, value in dictionary.state_dict().items()}, path / WEIGHTS)
     shape = {"variant": dictionary.variant, "n_features": dictionary.n_features, "d_mlp": dictionary.d_mlp}
     (path / SHAPE).write_text(json.dumps(shape, indent=1) + "\n", encoding="utf-8")
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Raises `StoreError` unless a dictionary may take the place `folder`: nothing is there, or nothing is in it, or it is a
-    dictionary with nothing beside its own files."""
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder} is a file; a dictionary is a folder: give another name")
-    there = _names(folder)
-    if there:
-        try:
-            own = {*artefact.read_run(folder, "dictionary").files, artefact.RUN_FILE}
-        except StoreError as error:
-            raise StoreError(
-                f"{folder} holds something else than a dictionary, and stays as it is ({error}); {ELSEWHERE}"
-            ) from None
-        if strangers := sorted(there - own):
-            raise StoreError(
-                f"{folder} holds {strangers[0]}, which is no part of its dictionary, and stays as it is; {ELSEWHERE}"
-            )
-    for draft in (folder.with_name(f"{folder.name}{end}") for end in (".partial", ".old.partial")):  # of `artefact.writing`
-        if strangers := sorted(_names(draft) - FILES):
-            raise StoreError(f"{draft} holds {strangers[0]}, and is where a dictionary is written first; move it, or {ELSEWHERE}")
-
-
-def _names(folder: Path) -> set[str]:
-    """Of all that is in it; empty where it is not there."""
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def read_dictionary(path: str | Path) -> Dictionary:
@@ -75,7 +45,7 @@ def _read(path: Path) -> Dictionary:
     try:
         shape = json.loads((path / SHAPE).read_text(encoding="utf-8"))
         dictionary = VARIANTS[shape["variant"]].from_tensors(_checked(load_file(path / WEIGHTS), path))
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         known = ", ".join(VARIANTS)
         raise StoreError(f"{path} is no dictionary that this version reads ({error!r}; variants: {known})") from None
     dictionary.run = run

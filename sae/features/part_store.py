@@ -1,6 +1,6 @@
 """Parts of a pass on disk, for the process that merges them: `<folder>/<i>-of-<N>`, each an artefact of its own."""
 
-import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sae import artefact
+from sae import artefact, foreign
 from sae.accumulate import Moments
 from sae.errors import StoreError
 from sae.features.firings import Firings, feature_type
@@ -87,7 +87,15 @@ def open_parts(folder: Path, run: Run) -> dict[Share, Part]:
 
 
 def remove_parts(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    """The shares that are there, whole or half-written; what else lies there stays."""
+    shares = {path.name.removesuffix(".partial") for path in folder.glob("*-of-*") if path.is_dir()}
+    for path in (folder / name for name in shares):
+        for made in (path, artefact.partial_of(path)):
+            if foreign.is_ours(made):
+                artefact.discard(made)
+        artefact.lock_of(path).unlink(missing_ok=True)
+    with suppress(OSError):  # there is something else
+        folder.rmdir()
 
 
 def _write_firings(group: arrays.Group, prefix: str, firings: Firings) -> None:

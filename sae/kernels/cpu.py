@@ -59,10 +59,10 @@ class CpuEngine:
         """Nothing is under way when `step` returns."""
 
     @torch.no_grad()
-    def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
+    def step(self, x: Rows, l1: float | torch.Tensor, learning_rate: float) -> StepResult:
         """Gradients at λ = `l1` on the batch `x`, then one update; nothing is updated where they are not finite."""
         take = self.sparse if self.density < SPARSE_BELOW else self.dense
-        result = take(x, l1, learning_rate)
+        result = take(x, float(l1), learning_rate)
         if result.finite:  # a refused step leaves no trace: it may be taken again
             self.density = float(result.n_fired.sum()) / max(1, result.n_fired.numel() * len(x))
         return result

@@ -9,10 +9,18 @@ bits. (A choice from the last count that happened to have arrived would not.) Th
 steps; `path="dense"` spares it for a dictionary known to be dense.
 
 On CUDA a batch size's second step is captured as a graph and replayed from then on: a step is a copy of the rows, the graph,
-and two copies of its results.
+and two copies of its results. Other threads may use the GPU meanwhile (a live feed makes its next block): only this one's calls
+are held to what a capture permits. Where capturing fails all the same, that is told once and steps go on launch by launch.
+
+Triton launches on the current device, so everything here runs with the state's device as that one.
 """
 
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,16 +44,32 @@ class Batch:
     graph: "torch.cuda.CUDAGraph | None" = None
 
     def run(self, *, graphs: bool) -> None:
-        """Launch the step; the first time as it is (kernels compile), then captured, then replayed."""
+        """Launch the step; the first time as it is (kernels compile), then captured, then replayed. Raises `RuntimeError` where
+        it cannot be captured; nothing was computed then."""
         self.n_runs += 1
         if not graphs or self.n_runs == 1:
             self.launches.run()
             return
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.launches.run()
+            self.graph = graph
         self.graph.replay()
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def on_own_device(method: Method) -> Method:
+    """The method, run with the engine's device as the current one."""
+
+    @wraps(method)
+    def guarded(self: "CudaEngine", *args: Any, **named: Any) -> Any:
+        with self.current():
+            return method(self, *args, **named)
+
+    return guarded  # type: ignore[return-value]
 
 
 class CudaEngine:
@@ -67,12 +91,22 @@ class CudaEngine:
         self.sizes = Sizes(
             n_rows=1, n_features=n_features, d_mlp=d_mlp, sparse_below=sparse_below, path=path, tuning=tuning or Tuning()
         )  # fmt: skip
-        self.kept = allocate(kept(self.sizes), self.device)
+        with self.current():
+            self.kept = allocate(kept(self.sizes), self.device)
         self.batches: dict[tuple[int, torch.dtype], Batch] = {}
-        self._controls: tuple[float, float] | None = None
+        self._controls: list[float | Tensor | None] = [None, None]
         self.refresh()
 
+    def current(self) -> AbstractContextManager[Any]:
+        """Within it the engine's device is the current one."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
     def _check(self) -> None:
+        if self.device.type != "cpu" and triton_door.RUNS_INTERPRETED:
+            raise ConfigError(
+                f"The GPU engine was given weights on {self.device}, and Triton runs in its interpreter, on the CPU: steps would "
+                "take minutes. Unset TRITON_INTERPRET, or ask for plain torch (train.engine: dense)."
+            )
         if self.device.type != "cuda" and not triton_door.RUNS_INTERPRETED:
             raise ConfigError(
                 f"The GPU engine was given weights on {self.device}, and Triton compiles for CUDA here. Move the state to a GPU, "
@@ -90,6 +124,7 @@ class CudaEngine:
         return (self.state.n_updates, *(tensor._version for tensor in self.state.tensors().values()))
 
     @torch.no_grad()
+    @on_own_device
     def refresh(self) -> None:
         """Take over the state as it is now: bfloat16 copies, norms, the count of updates."""
         weights = self.state.weights
@@ -101,6 +136,7 @@ class CudaEngine:
         self.kept["count"].fill_(self.state.n_updates)
         self._changes = self._seen()
 
+    @on_own_device
     def settle(self) -> None:
         """Wait for the device and put `state.n_updates` right."""
         self.state.n_updates = int(self.kept["count"])
@@ -115,25 +151,48 @@ class CudaEngine:
         return self.batches[n_rows, dtype]
 
     @torch.no_grad()
-    def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
+    @on_own_device
+    def step(self, x: Rows, l1: float | Tensor, learning_rate: float) -> StepResult:
         """Gradients at λ = `l1` on the batch `x`, then one update; nothing is updated where they are not finite.
 
-        Returns at once: the results are on the device, and reading them is what waits."""
+        Returns at once: the results are on the device, and reading them is what waits. So does no `l1` that lies there."""
         if self._seen() != self._changes:
             self.refresh()
         batch = self._batch(x.shape[0], x.dtype)
         tensors = batch.launches.tensors
         tensors["x"].copy_(x)
-        if self._controls != (l1, learning_rate):
-            for at, value in enumerate((l1, learning_rate)):
-                self.kept["controls"][at].fill_(value)
-            self._controls = (l1, learning_rate)
-        batch.run(graphs=self.graphs)
+        self._control(0, l1)
+        self._control(1, learning_rate)
+        self._run(batch)
         self.state.n_updates += 1
         self._changes = self._seen()
         squared_error, mean_l1, norm, finite = self.kept["results"].clone()
         return StepResult(squared_error.float(), mean_l1.float(), tensors["n_fired"].clone(), norm, finite > 0)
 
+    def _control(self, at: int, value: float | Tensor) -> None:
+        """Put λ or the learning rate on the device, where it is another than before."""
+        if isinstance(value, Tensor):
+            self.kept["controls"][at].copy_(value)
+        elif self._controls[at] is None or isinstance(self._controls[at], Tensor) or self._controls[at] != value:
+            self.kept["controls"][at].fill_(value)
+        self._controls[at] = value
+
+    def _run(self, batch: Batch) -> None:
+        """The step's launches; from now on one by one, where they cannot be captured."""
+        try:
+            batch.run(graphs=self.graphs)
+        except RuntimeError as error:
+            if not self.graphs or batch.graph is not None or batch.n_runs == 1:
+                raise
+            self.graphs = False
+            told = str(error).splitlines()[0]
+            warnings.warn(f"the step is launched kernel by kernel, as it cannot be captured as a graph: {told}", stacklevel=2)
+            batch.launches.run()
+
     def active_entries(self, n_rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Active entries of the last batch of that size, int64 [1], on the device; above the capacity the step was dense."""
         return self._batch(n_rows, dtype).launches.tensors["cursor"]
+
+    def capacity(self, n_rows: int) -> int:
+        """Active entries of a batch of that size up to which a step is sparse."""
+        return replace(self.sizes, n_rows=n_rows).capacity

@@ -92,7 +92,7 @@ class DenseEngine:
         """Nothing is under way when `step` returns."""
 
     @torch.no_grad()
-    def step(self, x: Rows, l1: float, learning_rate: float) -> StepResult:
+    def step(self, x: Rows, l1: float | Tensor, learning_rate: float) -> StepResult:
         """Gradients at λ = `l1` on the batch `x`, then one update; nothing is updated where they are not finite."""
         gradients, squared_error, mean_l1, n_fired = dense_gradients(self.state.weights, x, l1, self.objective)
         norm = gradient_norm(gradients)

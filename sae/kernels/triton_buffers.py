@@ -14,6 +14,9 @@ SPARSE_BELOW = 0.009
 sparse path cost as much as the dense products at 0.0054 (weights read from memory) to 0.009 (from L2) of n_features active in
 a row; the upper end is taken because a dense step has already paid for one product when it finds that it is one. Unmeasured."""
 
+MOST_D_MLP = 8192
+"""Wider rows do not fit a program's registers."""
+
 Path = Literal["auto", "dense"]
 Spec = tuple[tuple[int, ...], torch.dtype]
 
@@ -68,9 +71,9 @@ class Sizes:
                 f"A step of {self.n_rows} rows, {self.n_features} features and d_mlp {self.d_mlp} was asked for; "
                 "each must be at least 1."
             )
-        if self.d_mlp > 8192:
+        if self.d_mlp > MOST_D_MLP:
             raise ConfigError(
-                f"d_mlp is {self.d_mlp}, and the GPU engine keeps a whole row in one program's registers: at most 8192. "
+                f"d_mlp is {self.d_mlp}, and the GPU engine keeps a whole row in one program's registers: at most {MOST_D_MLP}. "
                 "Use the dense engine."
             )
         if self.capacity >= 2**31:

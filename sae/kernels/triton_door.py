@@ -1,9 +1,9 @@
 """The one door to Triton, which writes the GPU kernels and is optional where torch has no CUDA.
 
 torch's CUDA build brings the Triton it was built for (torch 2.13.0: triton 3.7.1, also named in the extra `triton`). With a
-torch that has no CUDA the kernels run under Triton's interpreter, on the CPU and in numpy: slow, and only good for checking
-what they compute. The interpreter must be asked for before triton is first imported, because triton's own library decides
-then; set TRITON_INTERPRET=0 to have compilable kernels without a CUDA torch (as the compile test does).
+torch that knows no GPU at all (no CUDA, no ROCm) the kernels run under Triton's interpreter, on the CPU and in numpy: slow, and
+only good for checking what they compute. The interpreter must be asked for before triton is first imported, because triton's
+own library decides then; set TRITON_INTERPRET=0 to have compilable kernels without a CUDA torch (as the compile test does).
 
 Two faults of the interpreter (3.7.1) are worked round where `INTERPRETED` is read: a product of bfloat16 tiles multiplies
 their bit patterns as integers, and rounding to bfloat16 truncates.
@@ -20,7 +20,7 @@ import torch
 
 from sae.errors import UnavailableError
 
-if torch.version.cuda is None:
+if torch.version.cuda is None and torch.version.hip is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 try:

@@ -27,7 +27,7 @@ class Digests:
         self._known = known
         try:
             kept = json.loads(known.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             kept = {}
         entries = kept.items() if isinstance(kept, dict) else ()
         self._kept: dict[str, Any] = {path: entry for path, entry in entries if isinstance(entry, list) and len(entry) == 2}

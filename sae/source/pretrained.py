@@ -85,7 +85,7 @@ def from_folder(path: str | Path) -> Found:
             raise ConfigError(
                 f"{path} holds no weights but the name of a repository; use source: pretrained with {config.get('hub')}"
             )
-        bridge = build_native(config["config"])
+        bridge = build_native(config["config"], where=str(path / CONFIG), weights=path / WEIGHTS)
         load_weights(bridge, load_file(path / WEIGHTS), str(path))
         return Found(bridge, None, "a transformer that this stage wrote")
     return Found(_from_state_dict(path, ("*.safetensors", "*.pth", "*.pt")), None, "a state dict and its config")
@@ -110,8 +110,12 @@ def _from_state_dict(folder: Path, patterns: tuple[str, ...]) -> TransformerBrid
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise ConfigError(f"{folder} must hold one file of weights ({', '.join(patterns)}); found: {found}")
-    bridge = build_native(native_fields(_read_json(folder / CONFIG), str(folder / CONFIG)))
-    load_weights(bridge, _read_state(files[0]), str(files[0]))
+    if not files[0].is_file():
+        raise ConfigError(f"{files[0]} is no file of weights")
+    where = str(folder / CONFIG)
+    fields, state = native_fields(_read_json(folder / CONFIG), where), _read_state(files[0])
+    bridge = build_native(fields, where=where, weights=files[0])
+    load_weights(bridge, state, str(files[0]))
     return bridge
 
 
@@ -128,7 +132,11 @@ def native_fields(config: dict[str, Any], where: str) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{where} does not say {', '.join(missing)}; it must be the config of a HookedTransformer, as JSON")
     fields = {name: config[name] for name in NATIVE_FIELDS if name in config}
-    fields.setdefault("d_head", config["d_model"] // config["n_heads"])
+    if "d_head" not in fields:
+        for name in ("d_model", "n_heads"):
+            if type(config[name]) is not int or config[name] < 1:
+                raise ConfigError(f"{where}: '{name}' = {config[name]!r} must be a whole number, at least 1")
+        fields["d_head"] = config["d_model"] // config["n_heads"]
     return fields
 
 
@@ -150,7 +158,7 @@ def _read_state(file: Path) -> dict[str, Tensor]:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise_if_of_disk(error, f"reading {file}")
         raise ConfigError(f"{file} is missing or no JSON: {error}") from None
     if not isinstance(content, dict):

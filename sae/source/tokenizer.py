@@ -110,13 +110,16 @@ def as_data(backend: Tokenizer) -> Tokenizer:
 
 
 def pretrained_tokenizer(name: str, revision: str | None) -> TextTokenizer:
-    """The tokenizer of the folder `name`, or of the hub's repository `name` at `revision`.
+    """The tokenizer of the folder `name`, or, where a `revision` is given, of the hub's repository `name` at it.
 
+    With a revision the disk is never looked at: a folder that is called as the repository is another tokenizer.
     Raises `ConfigError` where there is none or it can't be used, `UnavailableError` where the hub can't be reached.
     """
     folder, origin = given(name), name
-    if not folder.is_dir():
-        if name.count("/") != 1:
+    if revision or not folder.is_dir():
+        if name.count("/") != 1 or folder.is_absolute():
+            if revision and folder.is_dir():
+                raise ConfigError(f"tokens.tokenizer = {name!r} is a folder: leave tokens.tokenizer_revision empty")
             raise ConfigError(
                 f"tokens.tokenizer = {name!r} is neither 'train', nor a folder here, nor a hub repository 'owner/name'"
             )

@@ -7,9 +7,11 @@ that only transformers can build; it is booted again from the hub's cache.
 """
 
 import difflib
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,7 @@ from sae.source.fast_site import fast_site, shape_of, weights_of
 from sae.source.hub import snapshot
 from sae.source.readout import Readout, has_final_norm, readout_of
 from sae.source.site import Frozen, Replace, at_positions
+from sae.source.sizes import check_sizes
 from sae.source.transformer_config import TransformerConfig
 from sae.tensors import save_tensors
 
@@ -62,6 +65,31 @@ class _Stop(Exception):  # noqa: N818 - no error: it ends a forward pass whose r
     pass
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _ids_told(
+    call: Callable[Concatenate["TransformerSource", Tokens, P], R],
+) -> Callable[Concatenate["TransformerSource", Tokens, P], R]:
+    """Token ids that the vocabulary has not become a `ConfigError`: looked at once the lookup has failed, at no cost before."""
+
+    @functools.wraps(call)
+    def told(self: "TransformerSource", tokens: Tokens, *args: P.args, **options: P.kwargs) -> R:
+        try:
+            return call(self, tokens, *args, **options)
+        except IndexError:
+            low, high = int(tokens.min()), int(tokens.max())
+            if low >= 0 and high < self.n_vocab:
+                raise
+        raise ConfigError(
+            f"token ids from {low} to {high} were given, the transformer's vocabulary has {self.n_vocab}, from 0: make "
+            "the tokens with its own tokenizer (section tokens)"
+        )
+
+    return told
+
+
 class TransformerSource:
     """Meets `ActivationSource`: one transformer_lens bridge, cut at one site.
 
@@ -87,6 +115,7 @@ class TransformerSource:
         """Width of the activations at the site: the MLP's neurons at the default hook."""
         self._fast = fast_site(bridge, site.layer, site.hook, lambda tokens: self._stopped_at(site.hook, tokens), device)
 
+    @_ids_told
     def activations(self, tokens: Tokens) -> Activations:
         """The protocol's, by the fast path of `fast_site.py` where there is one for this transformer and site."""
         found = None if self._fast is None else self._fast(tokens)
@@ -100,10 +129,12 @@ class TransformerSource:
         table = None if self._fast is None else self._fast.key_table()
         return Frozen(self.d_mlp, self.device, lambda tokens, positions: self._activations_at(tokens, positions, table))
 
+    @_ids_told
     def _activations_at(self, tokens: Tokens, positions: Positions, table: KeyTable | None) -> TakenActivations:
         found = None if self._fast is None else self._fast(tokens, positions, table)
         return at_positions(self._stopped_at(self.site.hook, tokens), positions) if found is None else found
 
+    @_ids_told
     @torch.no_grad()
     def logits(self, tokens: Tokens, replace: Replace | None = None) -> Logits:
         if replace is None:
@@ -204,30 +235,17 @@ def site_of(config: TransformerConfig) -> Site:
     return Site(config.layer, config.hook or f"blocks.{config.layer}.mlp.hook_post")
 
 
-def build_native(fields: dict[str, Any], seed: int = 0) -> TransformerBridge:
+def build_native(
+    fields: dict[str, Any], seed: int = 0, *, where: str = "the transformer", weights: Path | None = None
+) -> TransformerBridge:
     """A transformer of transformer_lens's own architecture with fresh weights; `fields` are `NATIVE_FIELDS`.
-
-    It draws with torch, which keeps 32 bits of a seed: longer ones are hashed to that."""
+    A seed above 32 bits is hashed. Raises `ConfigError` for sizes that are none, too large, or above what `weights` holds."""
+    check_sizes(fields, where, None if weights is None else weights.stat().st_size)
     seed = seed if seed < 2**32 else int(generator(seed, "transformer").integers(2**32))
     try:
         return boot_native(TransformerBridgeConfig(**fields, seed=seed))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"transformer_lens cannot build such a transformer: {error}; it was given {fields}") from None
-
-
-def fields_to_train(config: TransformerConfig, n_vocab: int, context_length: int) -> dict[str, Any]:
-    """`NATIVE_FIELDS` of the transformer that the params ask to be trained."""
-    return {
-        "n_layers": config.n_layers,
-        "d_model": config.d_model,
-        "d_head": config.d_model // config.n_heads,
-        "n_heads": config.n_heads,
-        "n_ctx": context_length,
-        "d_mlp": config.d_mlp,
-        "d_vocab": n_vocab,
-        "act_fn": config.activation,
-        "normalization_type": "LN",
-    }
 
 
 def fast_forward(bridge: TransformerBridge, dtype: torch.dtype) -> FastForward:
@@ -300,9 +318,11 @@ def _load(path: Path, device: str | torch.device) -> TransformerSource:
         if form["form"] == "hub":
             bridge = boot_hub(snapshot(form["hub"]["name"], form["hub"]["commit"], patterns=HUB_PATTERNS), form["hub"]["name"])
         else:
-            bridge = build_native(form["config"])
+            bridge = build_native(form["config"], where=str(path / CONFIG), weights=path / WEIGHTS)
             load_weights(bridge, load_file(path / WEIGHTS), str(path))
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, SafetensorError) as error:
         raise StoreError(f"{path} is no transformer that this version reads ({error!r}); make it again") from None
     source = TransformerSource(bridge, site, device)
     source.run = run

@@ -1,9 +1,10 @@
 """Section `transformer` of params.yaml; in a file of its own so that reading it does not cost transformer_lens's import (4 s)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sae.errors import ConfigError
+from sae.source.sizes import check_sizes
 
 Precision = Literal["auto", "float32", "bfloat16"]
 BRANCHES = ("main", "master", "HEAD")
@@ -83,6 +84,8 @@ class TransformerConfig:
             raise ConfigError(f"layer counts from 0; {self.layer} is none")
         if self.source == "train" and self.layer >= self.n_layers:
             raise ConfigError(f"layer {self.layer} asked for, but the transformer has {self.n_layers} (n_layers), counted from 0")
+        if self.source == "train":  # the least vocabulary and context: the stage counts again with those that it has
+            check_sizes(fields_to_train(self, 1, 1), "section transformer")
         self._check_optimizer()
         self._check_source()
 
@@ -107,3 +110,18 @@ class TransformerConfig:
                 f"source: pretrained needs revision: the commit of {self.name} to take (40 hex digits, on its page under Files, "
                 f"History) or a tag; '{self.revision}' would let it change under you"
             )
+
+
+def fields_to_train(config: TransformerConfig, n_vocab: int, context_length: int) -> dict[str, Any]:
+    """`NATIVE_FIELDS` of the transformer that the params ask to be trained."""
+    return {
+        "n_layers": config.n_layers,
+        "d_model": config.d_model,
+        "d_head": config.d_model // config.n_heads,
+        "n_heads": config.n_heads,
+        "n_ctx": context_length,
+        "d_mlp": config.d_mlp,
+        "d_vocab": n_vocab,
+        "act_fn": config.activation,
+        "normalization_type": "LN",
+    }

@@ -80,7 +80,14 @@ class ActivationStore:
         return {"rows": hashlib.sha256(json.dumps(self.run.facts[CHECKSUMS], sort_keys=True).encode()).hexdigest()}
 
     def batches(
-        self, n_rows: int, *, seed: int = 0, start: int = 0, threads: int | None = None, pin: bool | None = None
+        self,
+        n_rows: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        threads: int | None = None,
+        pin: bool | None = None,
+        raw: bool = False,
     ) -> "Batches":
         """Endless float32 batches of exactly `n_rows`, from batch `start` on; batch k depends on `seed` and k alone.
 
@@ -91,18 +98,21 @@ class ActivationStore:
         `threads` (by default as many as there are cores, 4 at most; 8 where chunks are read by ranges) read ahead. In memory
         there are at most 2 `CHUNKS_MIXED` chunks before compression, and (threads + 2) batches besides those that the caller
         holds; where compressed chunks are read by ranges, one of those a thread. `pin`: page-locked, for copies to a GPU; by
-        default where this process uses one by the time of the first batch. Raises `ConfigError` for more rows than the store
+        default where this process uses one by the time of the first batch. `raw`: in the type that the store keeps, so that half
+        as many bytes are copied. Raises `ConfigError` for more rows than the store
         has, and for numbers that are none of these.
         """
         at_least(0, start=start)
-        made = prefetch.batches(self._plan(n_rows, seed, threads=threads, pin=pin), count(start))
+        made = prefetch.batches(self._plan(n_rows, seed, threads=threads, pin=pin, raw=raw), count(start))
         return Batches(made, n_rows=n_rows, seed=seed, start=start)
 
     def dataset(self, n_rows: int, **options: Any) -> RowsDataset:
         """The same batches for torch's DataLoader, over its workers and several ranks; `RowsDataset` tells the options."""
         return RowsDataset(self._plan(n_rows, options.pop("seed", 0), threads=options.pop("threads", None)), **options)
 
-    def _plan(self, n_rows: int, seed: int, *, threads: int | None = None, pin: bool | None = None) -> prefetch.Plan:
+    def _plan(
+        self, n_rows: int, seed: int, *, threads: int | None = None, pin: bool | None = None, raw: bool = False
+    ) -> prefetch.Plan:
         at_least(1, n_rows=n_rows, threads=1 if threads is None else threads)
         at_least(0, seed=seed)
         if n_rows > self.n_rows:
@@ -118,6 +128,7 @@ class ActivationStore:
             chunks=self._rows,
             threads=threads or (AT_ONCE if self._rows.over_network else min(MOST_THREADS, len(os.sched_getaffinity(0)))),
             pin=pin,
+            raw=raw,
         )
 
     @classmethod

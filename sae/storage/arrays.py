@@ -5,6 +5,8 @@ zarr reads a missing chunk as its fill value. Two things keep that from happenin
 """
 
 import atexit
+import json
+import math
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +50,9 @@ CODECS: dict[Codec, tuple[Any, ...]] = {
     "lz4": (BloscCodec(cname="lz4", clevel=LZ4_LEVEL, shuffle="noshuffle"), Crc32cCodec()),
 }
 """What a chunk goes through, last a checksum. Costs and sizes: docs/store.md."""
+
+MOST_PACKED = 2**17
+"""Bytes of numbers to a byte on disk, at most. zstd makes 2^15 equal bytes into one at best, lz4 255."""
 
 Array = zarr.Array
 """For signatures of the files that may not import zarr."""
@@ -114,11 +119,49 @@ def open_group(path: str | Path, run: Run, *, may_lack: Set[str] = frozenset()) 
         file = path.parent / name
         if name.startswith(path.name + "/") and not (file.is_file() and file.stat().st_size > 0):
             raise StoreError(f"{file} is missing or empty; make the {run.kind} again")
+    _check_claims(path, run, may_lack)
     try:
         return zarr.open_group(path, mode="r")
     except (ValueError, TypeError, KeyError, AssertionError, OSError) as error:
         raise_if_of_disk(error, f"reading {path}")
         raise StoreError(f"{path} is damaged or missing ({error}); make the {run.kind} again") from None
+
+
+def _check_claims(path: Path, run: Run, may_lack: Set[str]) -> None:
+    """Compare the size that each array claims with its files, before anything of that size is made: a description may say
+    1e15 rows. Raises `StoreError` where they disagree."""
+    inside = [name for name in run.files if name.startswith(path.name + "/")]
+    for description in inside:
+        folder, _, name = description.rpartition("/")
+        if name != "zarr.json":
+            continue
+        try:
+            stated = json.loads((path.parent / description).read_text(encoding="utf-8"))
+            if stated["node_type"] != "array":
+                continue
+            shape, chunks = stated["shape"], stated["chunk_grid"]["configuration"]["chunk_shape"]
+            n_files = math.prod(-(-int(size) // int(chunk)) for size, chunk in zip(shape, chunks, strict=True))
+            n_bytes = math.prod(map(int, shape)) * np.dtype(stated["data_type"]).itemsize
+        except (ValueError, TypeError, KeyError, OSError, ArithmeticError, RecursionError) as error:
+            raise_if_of_disk(error, f"reading {path.parent / description}")
+            raise StoreError(f"{path.parent / description} is damaged ({error!r}); make the {run.kind} again") from None
+        files = [file for file in inside if file.startswith(f"{folder}/c/")]
+        if len(files) != n_files:
+            raise StoreError(
+                f"{path.parent / folder} claims the shape {shape}, which is {n_files:,} files of {chunks}, but has "
+                f"{len(files):,}; make the {run.kind} again"
+            )
+        if may_lack.isdisjoint(files):
+            check_bytes(path.parent / folder, n_bytes, sum((path.parent / file).stat().st_size for file in files), run.kind)
+
+
+def check_bytes(path: Path, claimed: int, on_disk: int, kind: str) -> None:
+    """Raises `StoreError` where the array at `path` claims more bytes than its files can hold, however well they are packed."""
+    if claimed > on_disk * MOST_PACKED:
+        raise StoreError(
+            f"{path} claims {claimed:,} bytes of numbers, its files have {on_disk:,} and can hold {MOST_PACKED:,} times that "
+            f"at most; make the {kind} again"
+        )
 
 
 def get_array(group: zarr.Group, name: str) -> zarr.Array:

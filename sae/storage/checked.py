@@ -29,6 +29,11 @@ CHECKSUMS = "chunk_crc32c"
 
 def check_listed(path: str | Path, run: Run, layout: Layout) -> frozenset[str]:
     """The files of all shards. Raises `StoreError` where the record lacks the digest of a file that the store is to have."""
+    if len(FIELDS) * layout.n_shards > len(run.files):  # before a set is made, of a number that may be 1e15
+        raise StoreError(
+            f"{path} claims {layout.n_rows:,} rows in {layout.n_shards:,} shards, but its record has the digests of "
+            f"{len(run.files):,} files only; harvest again"
+        )
     shards = frozenset(file for shard in range(layout.n_shards) for file in shard_files(shard))
     described = {f"{ZARR}/{name}zarr.json" for name in ("", "mean/", *(f"{name}/" for name, _ in FIELDS))}
     missing = sorted((shards | described) - run.files.keys())

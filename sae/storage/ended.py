@@ -7,12 +7,12 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from sae import artefact
+from sae import artefact, foreign
 from sae.errors import LockedError, StoreError
 from sae.provenance import Run
 from sae.storage import claim
 
-COMMIT = "commit"
+PLAN, COMMIT = "plan.json", "commit"
 
 
 def stands(target: Path, run: Run) -> bool:
@@ -46,6 +46,18 @@ def sweep(target: Path) -> None:
             path.unlink()
     claim.remove_shares(target)
     shutil.rmtree(partial)
+
+
+def abandon(target: Path) -> None:
+    """Remove unfinished work on the store `target`, in whose place something else is to come.
+    Raises `LockedError` where a process is at it."""
+    target = artefact.real(target)
+    partial = artefact.partial_of(target)
+    if not (partial / PLAN).is_file():
+        return
+    with claim.claimed(target, None):
+        foreign.remove(partial)
+        claim.remove_shares(target)
 
 
 def sweep_left_over(target: Path) -> None:

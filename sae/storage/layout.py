@@ -13,6 +13,8 @@ from sae.storage import arrays
 
 SCHEMA = 3
 """Of the store's format (docs/store.md); 1 had zeros as fill values, 2 no checksums of chunks in its record."""
+LIVE = "live feed"
+"""Kind of the record that stands in the place of a store where nothing is stored: what live rows are made from."""
 Stored = Literal["float16", "bfloat16", "float32"]
 """bfloat16 is stored as its bits in uint16, since zarr has no such type; the array's attribute `dtype` says so."""
 CHUNK_BYTES, CHUNKS_PER_SHARD = 2**23, 16
@@ -115,6 +117,10 @@ def layout_of(path: str | Path, run: Run) -> Layout:
     if schema != SCHEMA:
         raise StoreError(f"{path} is of store schema {schema}, this version reads {SCHEMA}; harvest again")
     try:
-        return Layout(**{field.name: run.facts[field.name] for field in fields(Layout)})
+        stated = {field.name: run.facts[field.name] for field in fields(Layout)}
+        for name in ("n_rows", "d_mlp", "chunk_rows", "chunks_per_shard"):
+            if type(stated[name]) is not int or stated[name] < (name != "n_rows"):
+                raise ConfigError(f"'{name}' = {stated[name]!r} is no number of them")
+        return Layout(**stated)
     except (KeyError, ConfigError) as error:
         raise StoreError(f"the record of {path} does not describe the store ({error}); harvest again") from None

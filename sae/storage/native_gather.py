@@ -157,6 +157,16 @@ def _gather_float32(addresses, out):
 
 @numba.njit(**COMPILED)
 @no_type_check
+def _gather_words(addresses, out):
+    """16 bits as they are."""
+    width = out.shape[1]
+    for i in range(len(addresses)):
+        _ask_for_row(addresses, i + AHEAD, 2 * width)
+        out[i] = numba.carray(_pointer(addresses[i]), (width,), np.uint16)
+
+
+@numba.njit(**COMPILED)
+@no_type_check
 def _addresses(rows, first_rows, places, row_bytes):
     found = np.empty(len(rows), np.uint64)
     for i in range(len(rows)):
@@ -169,12 +179,15 @@ def _addresses(rows, first_rows, places, row_bytes):
 
 
 def gather(chunks: Sequence[np.ndarray], first_rows: np.ndarray, rows: np.ndarray, dtype: str, out: np.ndarray) -> None:
-    """Fill `out` (float32 [row, d_mlp], contiguous) with `rows` (int64) of `chunks` (of `dtype`, contiguous) laid end to end;
-    `first_rows` (int64) are the numbers of each chunk's first row, and of all. Holds no lock of the interpreter."""
+    """Fill `out` (float32 [row, d_mlp], contiguous; or uint16 for numbers of 16 bits as they are) with `rows` (int64) of `chunks`
+    (of `dtype`, contiguous) laid end to end; `first_rows` (int64) are the numbers of each chunk's first row, and of all. Holds no
+    lock of the interpreter."""
     assert out.flags.c_contiguous, "rows are written one behind the other"
     places = np.array([chunk.ctypes.data for chunk in chunks], np.uint64)
     addresses = _addresses(rows, first_rows, places, chunks[0].strides[0])
-    if dtype == "float16" and HAS_INSTRUCTION:
+    if out.dtype == np.uint16:
+        _gather_words(addresses, out)
+    elif dtype == "float16" and HAS_INSTRUCTION:
         _gather_float16(addresses, out)
     elif dtype == "float16":
         _gather_float16_by_bits(addresses, out, out.view(np.uint32))

@@ -43,6 +43,13 @@ class Plan:
     """Rows, counted over all epochs, after which there are none: the last batch may be shorter."""
     pin: bool | None = None
     """Page-locked batches; None: where this process uses a GPU by the time of the first one."""
+    raw: bool = False
+    """Numbers as they are stored, not cast to float32."""
+
+    @property
+    def given(self) -> torch.dtype:
+        """Of the batches."""
+        return getattr(torch, self.dtype) if self.raw else torch.float32
 
     @property
     def ahead(self) -> int:
@@ -76,7 +83,7 @@ def _batches(plan: Plan, wanted: Iterator[int], pool: ThreadPoolExecutor) -> Ite
         rows, filled, gathering = outputs(sum(part.stop - part.start for part in parts)), 0, []
         for part in parts:
             end = filled + part.stop - part.start
-            gathering.append(window.gather(part, rows[filled:end].numpy()))
+            gathering.append(window.gather(part, _bits(rows[filled:end])))
             filled = end
         coming.append((rows, gathering))
         del rows
@@ -106,9 +113,18 @@ def _blocks(plan: Plan, wanted: Iterator[int]) -> Iterator[Block]:
 def _outputs(plan: Plan) -> Callable[[int], Tensor]:
     """Makes the tensors for so many rows. torch takes page-locked memory again by itself."""
     if plan.pin or (plan.pin is None and torch.cuda.is_initialized()):
-        return lambda n_rows: torch.empty(n_rows, plan.d_mlp, pin_memory=True)
-    buffers = Buffers(4 * plan.n_rows * plan.d_mlp, most=plan.ahead + 1)
-    return lambda n_rows: torch.from_numpy(buffers.take().view(np.float32).reshape(plan.n_rows, plan.d_mlp)[:n_rows])
+        return lambda n_rows: torch.empty(n_rows, plan.d_mlp, dtype=plan.given, pin_memory=True)
+    buffers = Buffers(plan.given.itemsize * plan.n_rows * plan.d_mlp, most=plan.ahead + 1)
+
+    def made(n_rows: int) -> Tensor:
+        return torch.from_numpy(buffers.take()).view(plan.given).view(plan.n_rows, plan.d_mlp)[:n_rows]
+
+    return made
+
+
+def _bits(rows: Tensor) -> np.ndarray:
+    """The memory of `rows`: float32, or 16 bits as uint16, since numpy has no bfloat16."""
+    return rows.numpy() if rows.dtype == torch.float32 else rows.view(torch.uint16).numpy()
 
 
 @dataclass

@@ -156,7 +156,7 @@ def _progress(partial: Path) -> Iterator[tuple[str, str]]:
         n_tasks, n_joined = int(plan["n_tasks"]), int(plan["n_joined"])
     except FileNotFoundError:
         raise StoreError(f"{partial} holds no plan.json: nothing was begun there, or it is being discarded") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{partial / 'plan.json'} is damaged ({error}); harvest again") from None
     pieces, joined, shards = (_names(partial / name) for name in ("pieces", "joined", "shards"))
     done = {int(name) for name in pieces if name.isdecimal()}

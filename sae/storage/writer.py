@@ -31,12 +31,13 @@ from types import TracebackType
 
 import numpy as np
 
-from sae import artefact
+from sae import artefact, foreign
 from sae.errors import StoreError, disk_told
+from sae.exchange import aside
 from sae.provenance import Run, elsewhere, sha256_file
 from sae.storage import arrays, claim, ended
 from sae.storage.checked import CHECKSUMS
-from sae.storage.layout import SCHEMA, ZARR, Layout, create_arrays
+from sae.storage.layout import LIVE, SCHEMA, ZARR, Layout, create_arrays
 from sae.storage.permutation import Permutation
 from sae.storage.pieces import SLICE_BYTES, Piece, Sums, fields_of, join_pieces, write_piece
 from sae.storage.shards import Shards
@@ -52,7 +53,8 @@ class StoreWriter:
 
     `run` says what is to be written and from what; with `keep` another plan's unfinished work is refused, otherwise discarded.
     `n_threads` is what the rows are to be computed on, and becomes what the work that lies there was begun on.
-    Raises `LockedError` where another process does the same share, or the whole.
+    Raises `LockedError` where another process does the same share, or the whole, `StoreError` where anything lies there that is
+    no store and no work on one.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class StoreWriter:
         stated = {"run": anywhere, "layout": vars(layout), "n_tasks": n_tasks, "schema": SCHEMA}
         self._stated = {**stated, "seed": seed, "n_joined": self._n_joined}
         self._settle(n_threads, run.processor)
+        self._kinds = (run.kind, LIVE)
+        """What may be replaced."""
         self.is_committed = False
         """The store that was to be written stands: an earlier process was killed between its commit and its end, or, to a share,
         others have been faster."""
@@ -182,13 +186,15 @@ class StoreWriter:
             run = dataclasses.replace(self.run, facts={**stated, **facts}, files=self._files(), processor=processor)
             digest = hashlib.sha256(run.to_json().encode()).hexdigest()
             artefact.write_text(self.path / ended.COMMIT, digest)
-            artefact.put_in_place(self._store, self.target, run)
+            artefact.put_in_place(self._store, self.target, run, self._kinds)
             ended.sweep(self.target)
 
     def _begin(self) -> None:
         """Take up the work that lies there, or begin it."""
-        record = self.path / "plan.json"
+        record = self.path / ended.PLAN
+        foreign.refuse(self.target, self._kinds)
         if self._is_whole:
+            foreign.refuse_draft(aside(self.target), self.run.kind)
             artefact.sweep_aside(self.target)
         done = ended.is_left_over(self.target) or (self.path.is_dir() and not any(self.path.iterdir()))
         if done and self._is_whole:
@@ -203,8 +209,12 @@ class StoreWriter:
                 f"{self.path} holds unfinished work of another plan, see {record}; finish it, or discard it by running once "
                 "without --keep and --shard"
             )
+        if found is None and not done:
+            foreign.refuse_draft(self.path, self.run.kind)
         if found != self._plan and self._is_whole and self.path.exists():
-            shutil.rmtree(self.path)
+            foreign.remove(self.path)
+        if not self.path.exists():
+            foreign.mark(self.path)
         for name in ("pieces", "joined", "shards", "store"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if found != self._plan:
@@ -213,7 +223,7 @@ class StoreWriter:
             print(f"harvest: {self.path} goes on; {told}", file=sys.stderr)
         if self._is_whole:  # beside other shares these may be at work
             for stray in artefact.files_below(self.path):
-                if stray.suffix == ".partial":
+                if stray.suffix == ".partial" and stray.name != foreign.MARK:
                     stray.unlink()
 
     def _told(self) -> AbstractContextManager[None]:
@@ -229,7 +239,7 @@ class StoreWriter:
         """Work that was begun on another number of threads is no other plan: it goes on with that number. Nor is that of another
         processor, of which is told what that means."""
         own = self.n_threads
-        with suppress(ValueError, TypeError, KeyError):
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
             plan = json.loads(found or "{}")
             self._settle(int(plan["n_threads"]), dict(plan["processor"]))
         if self._plan != found:

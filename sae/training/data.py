@@ -14,6 +14,7 @@ from torch import Tensor
 from sae.chance import generator
 from sae.errors import ConfigError
 from sae.shapes import Rows
+from sae.training.uploads import uploaded
 
 SCALE_BATCHES = 8
 """Batches whose mean square norm stands for all, where the source does not know its own."""
@@ -25,7 +26,8 @@ class RowSource(Protocol):
 
     One that knows the mean over its rows of ‖x‖² says so as `mean_square_norm`; else the first batches stand for all. One whose
     rows or order may change and leave the first batch as it was says in `identity` (JSON) what decides them, for checkpoints.
-    One whose `batches` takes `pin` is told whether they go to a GPU, and so had better be page-locked."""
+    One whose `batches` takes `pin` is told whether they go to a GPU, and so had better be page-locked; one that takes `raw` as
+    well, whether numbers may stay in the 16 bits that they are kept in."""
 
     @property
     def d_mlp(self) -> int: ...
@@ -82,12 +84,18 @@ class TensorRows:
 
 
 class Feed:
-    """Batches in order, from a source that can be entered anywhere. `pin`: whether they go to a GPU, which the source may not
-    know when it makes the first ones; None leaves it to the source."""
+    """Batches in order, from a source that can be entered anywhere. `device`: where they are used; a GPU gets each batch while
+    the one before it is used (`uploads`). None: wherever the source makes them."""
 
-    def __init__(self, source: RowSource, batch_size: int, seed: int, start: int = 0, *, pin: bool | None = None):
+    def __init__(self, source: RowSource, batch_size: int, seed: int, start: int = 0, *, device: torch.device | None = None):
         self.source, self.batch_size, self.seed = source, batch_size, seed
-        self._told = {"pin": pin} if "pin" in signature(source.batches).parameters else {}
+        self._gpu = device if device is not None and device.type != "cpu" else None
+        self._told = {}
+        if device is not None:
+            asked = signature(source.batches).parameters
+            self._told = {name: self._gpu is not None for name in ("pin", "raw") if name in asked}
+        self.home: torch.device | None = None
+        """Where the source makes its batches; known once there is one."""
         self._first: Rows | None = None
         self.enter(start)
 
@@ -122,7 +130,13 @@ class Feed:
 
     def _from(self, start: int, seed: int | None = None) -> Iterator[Rows]:
         seed = self.seed if seed is None else seed
-        return self.source.batches(self.batch_size, seed=seed, start=start, **self._told)
+        batches = self._noting_home(self.source.batches(self.batch_size, seed=seed, start=start, **self._told))
+        return batches if self._gpu is None else uploaded(batches, self._gpu)
+
+    def _noting_home(self, batches: Iterator[Rows]) -> Iterator[Rows]:
+        for batch in batches:
+            self.home = batch.device
+            yield batch
 
 
 class IteratorFeed:
@@ -147,6 +161,11 @@ class IteratorFeed:
     @property
     def mean_square_norm(self) -> float:
         return self._mean_square
+
+    @property
+    def home(self) -> torch.device:
+        """Where the iterator's batches lie."""
+        return self._first.device
 
     def first(self) -> Rows:
         return self._first

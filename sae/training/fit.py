@@ -16,6 +16,7 @@ from sae.config import build
 from sae.device import to_device
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError, DivergenceError, NumericsError
+from sae.kernels.choice import refuse_what_has_no_room
 from sae.provenance import Run, elsewhere, processor
 from sae.training.checkpoint import Checkpoint, Checkpoints
 from sae.training.config import TrainConfig, input_scale
@@ -23,6 +24,7 @@ from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows
 from sae.training.health import Ending, warnings
 from sae.training.identity import deciding, identity_of
 from sae.training.observers import History, Observer, Progress, wants_bar
+from sae.training.precision import unfilled
 from sae.training.sparsity import missed_target
 from sae.training.stopping import Stop, Stopped, stop_request
 from sae.training.together import Together
@@ -67,8 +69,9 @@ def train(
     `l1`, betas and schedules not given are the recipe's (`sae.training.recipes`), and `changes` may name any other field of
     `TrainConfig`. `steps` defaults to one pass over the rows, at least 1,000; `batch_size` to 8,192, or all rows where there
     are fewer. With `checkpoints` (a folder) a killed run goes on where it was when called again with the same arguments, and
-    ends with the same bits. A bar shows on a terminal and in a notebook; `progress` says otherwise. Returns the dictionary for
-    unscaled rows, its `run` set; what went wrong quietly stands in `run.facts["warnings"]`, and on stderr.
+    ends with the same bits. `device` is where it is trained (`auto`: a GPU, where there is one). A bar shows on a terminal and in
+    a notebook; `progress` says otherwise. Returns the dictionary for unscaled rows, on the device that the rows were given on (a
+    store's: the CPU), its `run` set; what went wrong quietly stands in `run.facts["warnings"]`, and on stderr.
 
     Raises `ConfigError`, `NumericsError`; after SIGTERM or SIGINT saves a checkpoint and raises `SystemExit` or
     `KeyboardInterrupt`. Without checkpoints SIGINT (Ctrl-C, a notebook's stop) gives back the dictionary so far, marked in its
@@ -129,8 +132,9 @@ def fit(
     (batch_size, data_seed) = shared.pop()
     assert batch_size is not None, "sized"
     with ExitStack() as stack:
+        stack.enter_context(unfilled())
         saved, start, on = None, None, to_device(device)
-        feed = make_feed(rows, batch_size, data_seed, pin=on.type == "cuda")
+        feed = make_feed(rows, batch_size, data_seed, device=on)
         if checkpoints is not None:
             saved = Checkpoints(checkpoints, identity_of(configs, feed, data), deciding)
             stack.enter_context(saved.locked())
@@ -170,13 +174,18 @@ def _checked(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
 
 
 def make_feed(
-    rows: Tensor | RowSource | Iterable[Tensor], batch_size: int, data_seed: int, start: int = 0, *, pin: bool | None = None
+    rows: Tensor | RowSource | Iterable[Tensor],
+    batch_size: int,
+    data_seed: int,
+    start: int = 0,
+    *,
+    device: torch.device | None = None,
 ) -> Feed | IteratorFeed:
-    """Batches of `rows` from batch `start` on, page-locked as `Feed` says."""
+    """Batches of `rows` from batch `start` on, on `device` as `Feed` says."""
     if isinstance(rows, Tensor):
         rows = TensorRows(rows)
     if hasattr(rows, "batches"):
-        return Feed(cast(RowSource, rows), batch_size, data_seed, start, pin=pin)
+        return Feed(cast(RowSource, rows), batch_size, data_seed, start, device=device)
     feed = IteratorFeed(cast(Iterable[Tensor], rows), start)
     if feed.batch_size != batch_size:
         raise ConfigError(f"'batch_size' = {batch_size}, but the iterator's batches have {feed.batch_size} rows")
@@ -191,6 +200,8 @@ def _trainers(
     start: Checkpoint | None,
 ) -> list[Trainer]:
     first = feed.first()
+    wanted = [(config.n_features, config.engine) for config in configs]
+    refuse_what_has_no_room(wanted, len(first), first.shape[1], device)
     normal = 1.0
     if any(config.settled().normalise_inputs for config in configs) and start is None:
         normal = input_scale(feed.mean_square_norm, first.shape[1])
@@ -214,7 +225,7 @@ def _results(names: Sequence[str], together: Together, histories: Sequence[Histo
     failures = dict(together.failures)
     for i, (trainer, history) in enumerate(zip(together.trainers, histories, strict=True)):
         try:
-            trained = _trained(trainer, history, names[i], n_rows) if i not in failures else None
+            trained = _trained(trainer, history, names[i], n_rows, together.feed.home) if i not in failures else None
             if trained is not None and elsewhere(together.begun_on, processor()):
                 assert trained.dictionary.run is not None, "set with it"
                 trained.dictionary.run.facts["begun_on"] = together.begun_on
@@ -229,10 +240,14 @@ def _results(names: Sequence[str], together: Together, histories: Sequence[Histo
     return [result for result in results if result is not None]
 
 
-def _trained(trainer: Trainer, history: History, name: str, n_rows: int | None) -> Trained:
-    config, dictionary = trainer.config, trainer.dictionary()
+def _trained(trainer: Trainer, history: History, name: str, n_rows: int | None, home: torch.device | None) -> Trained:
+    config, dictionary = trainer.config, trainer.dictionary().to(home)
     last: dict[str, Any] = next((row for row in reversed(history.rows) if "event" not in row), {})
-    facts: dict[str, Any] = {"input_scale": trainer.scale, "lambda": trainer.l1_at(trainer.n_steps - 1), "last_record": last}
+    facts: dict[str, Any] = {
+        "input_scale": trainer.scale,
+        "lambda": float(trainer.l1_at(trainer.n_steps - 1)),
+        "last_record": last,
+    }
     if n_rows is not None:
         facts["epochs"] = trainer.n_done * trainer.batch_size / n_rows
     if config.target_l0 is not None and last and (told := missed_target(config.target_l0, last["l0"], facts["lambda"])):

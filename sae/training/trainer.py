@@ -78,7 +78,7 @@ class Trainer:
 
     @property
     def notices_late(self) -> bool:
-        """Whether a refused step may be told of only some steps later: a GPU is asked at the records."""
+        """Whether a refused step may be told of only some steps later: a GPU computes behind, and is asked at the records."""
         return self.device.type != "cpu"
 
     @property
@@ -90,8 +90,8 @@ class Trainer:
         """A batch as the engine sees it: on the device, float32, multiplied by the scale."""
         return batch.to(self.device).float().mul(self.scale)
 
-    def l1_at(self, step: int) -> float:
-        """λ at `step`: its ramp, and the controller's factor where L0 is aimed at."""
+    def l1_at(self, step: int) -> float | Tensor:
+        """λ at `step`: its ramp, and the controller's factor where L0 is aimed at (on a GPU a tensor there, not asked for)."""
         return self.l1 * self.schedule.l1(step) * (self.controller.factor if self.controller else 1.0)
 
     def resamples_now(self) -> bool:
@@ -105,7 +105,7 @@ class Trainer:
         if not n_dead:
             return None
         n_batches = -(-self.recipe.resample_inputs // self.batch_size)
-        l1 = self.l1_at(self.n_done - 1) if self.recipe.resample_loss == "total" else 0.0
+        l1 = float(self.l1_at(self.n_done - 1)) if self.recipe.resample_loss == "total" else 0.0
         batches, chance = map(self.scaled, others(n_batches)), self._chance(self.n_done)
         return draw_inputs(self.state.weights, batches, n_dead, l1, self.recipe.objective, chance)
 
@@ -141,7 +141,9 @@ class Trainer:
         for counts in (self.window, self.density):
             counts.add(result.n_fired, len(x))
         if self.controller is not None:
-            self.controller.observe(step, float(result.n_fired.sum()) / len(x))
+            n_active = result.n_fired.sum()
+            on_cpu = n_active.device.type == "cpu"
+            self.controller.observe(step, float(n_active) / len(x) if on_cpu else n_active.double() / len(x))
         self.n_done = step + 1
         if step == 0:
             self.first_loss = self._loss(result, step)
@@ -188,7 +190,6 @@ class Trainer:
     def numbers(self) -> dict[str, Any]:
         """Everything else that they depend on, as JSON keeps it."""
         self.engine.settle()
-        controller = self.controller
         return {
             "n_done": self.n_done,
             "first_loss": self.first_loss,
@@ -199,7 +200,7 @@ class Trainer:
             "window_rows": self.window.n_rows,
             "density_rows": self.density.n_rows,
             "history_rows": self.history_rows,
-            "controller": [controller.log_factor, controller.smoothed] if controller else None,
+            "controller": self.controller.numbers() if self.controller else None,
         }
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
@@ -207,11 +208,12 @@ class Trainer:
         self.state.load(tensors, numbers["n_updates"])
         self.window.load(tensors["window.n_fired"], numbers["window_rows"])
         self.density.load(tensors["density.n_fired"], numbers["density_rows"])
-        self.history, self.history_rows = list(tensors["history"]), list(numbers["history_rows"])
+        self.history = list(tensors["history"].to(self.device))
+        self.history_rows = list(numbers["history_rows"])
         self.n_done, self.scale, self._resampled_at = numbers["n_done"], numbers["scale"], numbers["resampled_at"]
         self.first_loss = numbers.get("first_loss")
         if self.controller is not None:
-            self.controller.log_factor, self.controller.smoothed = numbers["controller"]
+            self.controller.restore(numbers["controller"], self.device)
         if numbers["engine_density"] is not None:
             self.engine.density = numbers["engine_density"]  # type: ignore[attr-defined]
         self.engine.refresh()
@@ -234,7 +236,7 @@ class Trainer:
 
     def _values(self, result: StepResult, x: Rows, step: int) -> dict[str, Any]:
         """The record of a step."""
-        values = measure(result, x, self.l1_at(step), self.density, self.config.ultralow)
+        values = measure(result, x, float(self.l1_at(step)), self.density, self.config.ultralow)
         values["learning_rate"] = self.recipe.learning_rate * self.schedule.learning_rate(step)
         return values | self._speed(len(x))
 

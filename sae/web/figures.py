@@ -51,7 +51,7 @@ def identity(dictionary: Path) -> list[Figure]:
     try:
         shape = json.loads((dictionary / SHAPE).read_text(encoding="utf-8"))
         variant, d_mlp = str(shape["variant"]), int(shape["d_mlp"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError, RecursionError):
         raise StoreError(f"{dictionary} holds no readable {SHAPE}; make the dictionary again: dvc repro train") from None
     return [
         Figure(

@@ -1,9 +1,12 @@
-"""A report's parts as HTML and as Markdown. All text is data (it holds tokens of the corpus): none of it is markup."""
+"""A report's parts as HTML and as Markdown. All text is data (it holds tokens of the corpus): none of it is markup, and none
+acts on who prints it."""
 
 import base64
 import html
 from pathlib import Path
 from typing import NamedTuple
+
+from sae.shown import printable, printable_lines
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -64,13 +67,13 @@ def _html_part(part: Part) -> str:
     e = html.escape
     found = [f'<section id="{e(part.name)}"><h2>{e(part.title)}</h2>']
     if part.note:
-        found.append(f'<p class="note">{e(part.note)}</p>')
+        found.append(f'<p class="note">{e(printable(part.note))}</p>')
     if part.rows is not None:
         head = "".join(f"<th>{e(cell)}</th>" for cell in part.rows.header) if any(part.rows.header) else ""
-        rows = "".join("<tr>" + "".join(f"<td>{e(cell)}</td>" for cell in row) + "</tr>" for row in part.rows.rows)
+        rows = "".join("<tr>" + "".join(f"<td>{e(printable(cell))}</td>" for cell in row) + "</tr>" for row in part.rows.rows)
         found.append(f"<table><tr>{head}</tr>{rows}</table>")
     if part.text:
-        found.append(f"<pre>{e(part.text)}</pre>")
+        found.append(f"<pre>{e(printable_lines(part.text))}</pre>")
     for image in part.images:
         data = base64.b64encode(image.read_bytes()).decode()
         caption = e(f"{part.name}/{image.name}")
@@ -87,13 +90,14 @@ def to_markdown(title: str, parts: list[Part], preface: str = "") -> str:
     for part in parts:
         lines += [f"## {part.title}", ""]
         if part.note:
-            lines += [part.note, ""]
+            lines += [printable(part.note), ""]
         if part.rows is not None:
             lines += [_markdown_row(part.rows.header), _markdown_row(("---",) * len(part.rows.header), raw=True)]
             lines += [*(_markdown_row(row) for row in part.rows.rows), ""]
         if part.text:
-            fence = "`" * max(3, _longest_run(part.text, "`") + 1)
-            lines += [f"{fence}text", part.text, fence, ""]
+            text = printable_lines(part.text)
+            fence = "`" * max(3, _longest_run(text, "`") + 1)
+            lines += [f"{fence}text", text, fence, ""]
         for image in part.images:
             lines += [f"![{part.name}]({image.as_posix()})", ""]
         lines += [f"Definitions: docs/method.md, “{part.defined}”.", ""]
@@ -101,7 +105,7 @@ def to_markdown(title: str, parts: list[Part], preface: str = "") -> str:
 
 
 def _markdown_row(cells: tuple[str, ...], *, raw: bool = False) -> str:
-    escaped = cells if raw else tuple("".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in cell) for cell in cells)
+    escaped = cells if raw else tuple("".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in printable(cell)) for cell in cells)
     return "| " + " | ".join(escaped) + " |"
 
 

@@ -21,6 +21,7 @@ from sae.claims.study import study
 from sae.errors import ConfigError, CorpusError
 from sae.features.side_by_side import Side
 from tests.features.toy import dense, random_dictionary, setup
+from tests.support.chosen import largest
 from tests.support.stores import make_tokens
 from tests.support.toy_source import ToySource
 
@@ -124,13 +125,14 @@ def test_causal(made, studies, reference):
     weights = side.source.logit_weights(side.dictionary.W_dec, 1.0)
     n_top = int(figure(found, "causal", 2).name.split()[3])
     rare = np.bincount(tokens.split("train")[0:60].tokens.ravel(), minlength=50) < 10
-    order = [token for token in weights[feature].argsort(descending=True).tolist() if token != 0 and not rare[token]][:n_top]
-    seen = [share[token] for token in order if token in share]
-    assert figure(found, "causal", 2).value.value == pytest.approx(np.mean(seen))
-    others = []
-    for other in np.flatnonzero((f > 0).any(0) & (np.arange(24) != feature)):
-        top = [token for token in weights[other].argsort(descending=True).tolist() if token != 0 and not rare[token]][:n_top]
-        others.append(np.mean([share[token] for token in top if token in share]))
+    listed = np.flatnonzero(~rare & (np.arange(50) != 0))
+
+    def mean_share(unit):
+        top = listed[largest(weights[unit][listed], n_top)]
+        return np.mean([share[token] for token in top if token in share])
+
+    assert figure(found, "causal", 2).value.value == pytest.approx(mean_share(feature))
+    others = [mean_share(other) for other in np.flatnonzero((f > 0).any(0) & (np.arange(24) != feature))]
     assert figure(found, "causal", 2).control.value == pytest.approx(np.quantile(others, 0.95))
 
 
@@ -197,8 +199,8 @@ def test_universal(made, studies, reference):
     assert with_score.value.value == pytest.approx(np.corrcoef(g[:, partner], true)[0, 1], rel=1e-5)
     partners = [
         (f[:, feature], g[:, partner]),
-        (rolled, g[:, correlations(rolled, g).argmax()]),
-        (x[:, neuron], y[:, correlations(x[:, neuron], y).argmax()]),
+        (rolled, g[:, largest(correlations(rolled, g))[0]]),
+        (x[:, neuron], y[:, largest(correlations(x[:, neuron], y))[0]]),
     ]
     chance = generator(CONFIG.seed, "contexts")
     resampled = []

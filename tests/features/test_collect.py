@@ -12,7 +12,7 @@ from sae.features.collect import collect
 from sae.features.config import FeaturesConfig
 from sae.features.logits import allowed_tokens, logit_columns
 from sae.features.table import COLUMNS
-from tests.features.toy import dense, setup
+from tests.features.toy import assert_alike, dense, setup
 from tests.support.chosen import assert_largest
 
 CONFIG = FeaturesConfig(n_tokens=1000, n_top=6, n_intervals=4, examples_per_interval=2, window=3, logit_min_count=18)
@@ -136,12 +136,12 @@ def test_directions_and_biases(made):
 
 
 def test_two_passes_are_bit_identical_and_batches_do_not_matter(made):
-    source, dictionary, tokens, _, table, *_ = made
+    source, dictionary, tokens, contexts, table, *_ = made
     again = collect(source, dictionary, tokens, CONFIG)
     other = collect(source, dictionary, tokens, dataclasses.replace(CONFIG, contexts_per_batch=5))
     for name in COLUMNS:
         np.testing.assert_array_equal(again[name], table[name])
-        np.testing.assert_allclose(other[name].astype(float), table[name].astype(float), rtol=1e-5, atol=1e-6, err_msg=name)
+    assert_alike(other, table, source, dictionary, contexts)
 
 
 def test_bos_counts_only_when_asked_for(made):

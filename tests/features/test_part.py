@@ -20,7 +20,7 @@ from sae.features.table import COLUMNS
 from sae.provenance import Run
 from sae.storage import tokens as token_store
 from sae.storage.share import Share
-from tests.features.toy import dense, random_dictionary, setup
+from tests.features.toy import assert_alike, dense, random_dictionary, setup
 
 CONFIG = FeaturesConfig(
     n_tokens=10**6,
@@ -125,8 +125,7 @@ def test_sums_of_neurons_are_held_for_as_many_features_as_memory_allows(made, mo
     monkeypatch.setattr(type(dictionary), "encode", lambda self, x: sizes.append(x.shape[0]) or plain(self, x))
     table = collect(source, dictionary, tokens, CONFIG, other=other)
     assert max(sizes) <= 133, "rows at a time: 1,200 entries of the narrower dictionary"
-    for name in COLUMNS:
-        np.testing.assert_allclose(table[name].astype(float), whole[name].astype(float), rtol=1e-5, atol=1e-6, err_msg=name)
+    assert_alike(table, whole, source, dictionary, tokens.split("heldout")[0:30])
 
 
 def test_the_budget_is_divided():

@@ -10,7 +10,7 @@ from pipelines import inputs
 from sae import artefact
 from sae.provenance import Run, sha256_file
 from sae.source import named
-from tests.test_pipeline import dvc, make_copy
+from tests.support.tiny_pipeline import dvc, make_copy
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from sae.source.contexts import TokensConfig
 from sae.source.heldout import measure
 from sae.source.ids import contexts_of_ids
 from sae.source.train_transformer import train_transformer
-from sae.source.transformer import TransformerSource, build_native, fast_forward, fields_to_train, site_of
-from sae.source.transformer_config import TransformerConfig
+from sae.source.transformer import TransformerSource, build_native, fast_forward, site_of
+from sae.source.transformer_config import TransformerConfig, fields_to_train
 from sae.storage.activations import ActivationStore
 from sae.storage.tokens import Sequences, TokenStore
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from sae.source.fast_forward import TOKENS_PER_SLICE, _LinearCrossEntropy, resolve
-from sae.source.transformer import build_native, fast_forward, fields_to_train
-from sae.source.transformer_config import TransformerConfig
+from sae.source.transformer import build_native, fast_forward
+from sae.source.transformer_config import TransformerConfig, fields_to_train
 
 ACTIVATIONS = ("relu", "gelu", "solu", "solu_ln")
 

@@ -277,3 +277,37 @@ def test_shuffled_weights_keep_their_numbers_and_lose_their_places(tmp_path: Pat
             assert not torch.equal(moved["a"][name], moved["c"][name])
     with pytest.raises(ConfigError, match="stay in the hub's cache"):
         shuffled(found._replace(hub={"name": NAME, "commit": COMMIT}), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layers": 10**9}, "n_layers = 1,000,000,000 is above the limit"),
+        ({"d_mlp": 10**9}, "they do not belong together"),
+        ({"n_ctx": 10**7}, "they do not belong together"),
+        ({"n_heads": 0}, "'n_heads' = 0"),
+        ({"d_model": "16"}, "'d_model' = '16'"),
+        ({"n_layers": True}, "'n_layers' = True"),
+        ({"d_vocab": -50}, "'d_vocab' = -50"),
+    ],
+)
+def test_senseless_sizes_are_told_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], message: str
+) -> None:
+    monkeypatch.setattr("sae.source.transformer.boot_native", lambda config: pytest.fail("it was built"))
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    save_file(hooked_transformer_weights(), tmp_path / "weights.safetensors")
+    with pytest.raises(ConfigError, match=message):
+        from_folder(tmp_path)
+
+
+def test_a_deep_config_and_a_folder_for_weights_are_told(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(ConfigError, match="is no file of weights"):
+        from_folder(tmp_path)
+    (tmp_path / "weights.safetensors").rmdir()
+    save_file(hooked_transformer_weights(), tmp_path / "weights.safetensors")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="no JSON"):
+        from_folder(tmp_path)

@@ -159,3 +159,17 @@ def test_bytes_of_a_sentencepiece_vocabulary() -> None:
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens([AddedToken("<s>▁", special=True)])
     assert vocabulary_bytes(backend) == [b"<unk>", b" the", b"\n", "é".encode(), b" ", b"<0xZZ", "<s>▁".encode()]
+
+
+def test_with_a_revision_a_folder_of_the_repositorys_name_is_not_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "name").symlink_to(folder)
+    assert pretrained_tokenizer("owner/name", None).origin == "owner/name"
+    with pytest.raises(UnavailableError, match="owner/name"):
+        pretrained_tokenizer("owner/name", COMMIT)
+    with pytest.raises(ConfigError, match=r"leave tokens\.tokenizer_revision empty"):
+        pretrained_tokenizer(str(folder), COMMIT)

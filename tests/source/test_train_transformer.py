@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from sae.errors import ConfigError, CorpusError, NumericsError
 from sae.source.train_transformer import batches, learning_rate, train_transformer
-from sae.source.transformer import build_native, fast_forward, fields_to_train
-from sae.source.transformer_config import TransformerConfig
+from sae.source.transformer import build_native, fast_forward
+from sae.source.transformer_config import TransformerConfig, fields_to_train
 from sae.storage.tokens import Sequences
 
 CPU = torch.device("cpu")

@@ -12,17 +12,8 @@ from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.provenance import Run
 from sae.source.site import ActivationSource
-from sae.source.transformer import (
-    Site,
-    TransformerSource,
-    build_native,
-    check_fit,
-    fields_to_train,
-    load_source,
-    site_of,
-    write_source,
-)
-from sae.source.transformer_config import TransformerConfig
+from sae.source.transformer import Site, TransformerSource, build_native, check_fit, load_source, site_of, write_source
+from sae.source.transformer_config import TransformerConfig, fields_to_train
 from tests.contracts.source_contract import SourceContract
 from tests.support.toy_source import ToySource
 
@@ -267,3 +258,17 @@ def test_seeds_that_share_their_lower_bits_give_other_weights():
     a, b, c = (torch.cat([parameter.flatten() for parameter in bridge.parameters()]) for bridge in starts)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("changes", [{"n_layers": 10**9}, {"d_mlp": 10**12}, {"d_model": 10**9}])
+def test_a_transformer_too_large_to_train_is_refused_with_its_params(changes: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="limit"):
+        config(**changes)
+
+
+def test_token_ids_above_the_vocabulary_are_told() -> None:
+    source = tiny()
+    tokens = torch.tensor([[1, N_VOCAB]])
+    for call in (source.activations, source.logits, source.loss, lambda ids: source.activations_at(ids, torch.tensor([[0]]))):
+        with pytest.raises(ConfigError, match=f"token ids from 1 to {N_VOCAB}.*vocabulary has {N_VOCAB}"):
+            call(tokens)

@@ -1,6 +1,7 @@
 """The activation store: every row once, in an order that is a global shuffle, and refusal of whatever is not whole."""
 
 import dataclasses
+import json
 from itertools import islice
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
+from sae.provenance import sha256_file
 from sae.storage import activations
 from sae.storage.activations import ActivationStore
 from sae.storage.upkeep import describe
-from tests.support.activations import write_store
+from tests.support.activations import small_store, write_store
 
 D_MLP = 4
 
@@ -170,3 +172,47 @@ def test_a_store_is_described_from_within_it_too(tmp_path, monkeypatch):
     store = make_store(tmp_path / "store")
     monkeypatch.chdir(store.path)
     assert dict(describe("."))["lies in"] == str(tmp_path / "store")
+
+
+def rewritten(path, name, change):
+    """The store, with a description that `change` edits and digests that fit it: whole, by all that its record says."""
+    file = path / name
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    run = artefact.parse_run((path / artefact.RUN_FILE).read_bytes(), path, "activations")
+    files = {**run.files, name: sha256_file(file)}
+    facts = {**run.facts, "n_rows": 10**15}
+    (path / artefact.RUN_FILE).write_text(dataclasses.replace(run, files=files, facts=facts).to_json())
+
+
+@pytest.mark.parametrize(
+    ("chunk_rows", "message"), [(None, "claims 1,000,000,000,000,000 rows in"), (10**15, r"claims .* bytes of numbers")]
+)
+def test_a_store_that_claims_more_rows_than_its_files_hold_ends_at_once(tmp_path, chunk_rows, message):
+    """In one file or in many: nothing of that size is made before it is told."""
+    path = small_store(tmp_path / "store")
+
+    def claim(content):
+        content["shape"][0] = 10**15
+        if chunk_rows:
+            content["chunk_grid"]["configuration"]["chunk_shape"][0] = 10**15
+
+    for name in ("activations", "origin"):
+        rewritten(path, f"activations.zarr/{name}/zarr.json", claim)
+    if chunk_rows:
+        run = artefact.read_run(path, "activations")
+        files = {name: digest for name, digest in run.files.items() if "/c/1/" not in name}
+        facts = {**run.facts, "chunk_rows": chunk_rows}
+        (path / artefact.RUN_FILE).write_text(dataclasses.replace(run, files=files, facts=facts).to_json())
+    with pytest.raises(StoreError, match=message):
+        ActivationStore.open(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_rows", 1e15), ("chunk_rows", 0), ("d_mlp", True), ("chunks_per_shard", "4")])
+def test_a_layout_that_is_no_number_is_refused(tmp_path, name, value):
+    path = small_store(tmp_path / "store")
+    run = artefact.read_run(path, "activations")
+    (path / artefact.RUN_FILE).write_text(dataclasses.replace(run, facts={**run.facts, name: value}).to_json())
+    with pytest.raises(StoreError, match=f"does not describe the store .*'{name}'"):
+        ActivationStore.open(path)

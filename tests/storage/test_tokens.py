@@ -1,5 +1,6 @@
 """The token store: what is written is read back, and nothing else opens."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from sae import artefact
 from sae.errors import StoreError
-from sae.provenance import Run
+from sae.provenance import Run, sha256_file
 from sae.storage import tokens as module
 from sae.storage.tokens import Blocks, TokenStore, to_tensor, token_dtype, write_tokens
 
@@ -138,4 +139,22 @@ def test_what_is_no_token_store_is_refused(store: TokenStore, tmp_path: Path) ->
         TokenStore.open(tmp_path / "other")
     (store.path / "run.json").unlink()
     with pytest.raises(StoreError, match="unfinished or foreign"):
+        TokenStore.open(store.path)
+
+
+@pytest.mark.parametrize("name", ["document_kind", "train/tokens"])
+@pytest.mark.parametrize(("chunk_rows", "message"), [(None, r"claims the shape \[1000000"), (10**15, "bytes of numbers")])
+def test_a_store_that_claims_more_than_its_files_hold_ends_at_once(
+    store: TokenStore, name: str, chunk_rows: int | None, message: str
+) -> None:
+    """In one file or in many: nothing of that size is made before it is told."""
+    described = f"tokens.zarr/{name}/zarr.json"
+    content = json.loads((store.path / described).read_text())
+    content["shape"][0] = 10**15
+    if chunk_rows:
+        content["chunk_grid"]["configuration"]["chunk_shape"][0] = chunk_rows
+    (store.path / described).write_text(json.dumps(content))
+    files = {**store.run.files, described: sha256_file(store.path / described)}
+    (store.path / "run.json").write_text(dataclasses.replace(store.run, files=files).to_json())
+    with pytest.raises(StoreError, match=message):
         TokenStore.open(store.path)

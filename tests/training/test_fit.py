@@ -68,7 +68,7 @@ def test_a_source_that_asks_is_told_whether_batches_go_to_a_gpu(monkeypatch):
     monkeypatch.setattr(Told, "mean_square_norm", None)
     monkeypatch.setattr(Told, "pins", [])
     train(Told(toy_rows(320)), device="cpu", **small())
-    list(Feed(Told(toy_rows(320)), 40, 0, pin=False).others(2))
+    list(Feed(Told(toy_rows(320)), 40, 0, device=torch.device("cpu")).others(2))
     assert len(Told.pins) >= 4
     assert set(Told.pins) == {False}
     monkeypatch.setattr(fit_module, "to_device", lambda device: torch.device("cuda:1"))

@@ -1,5 +1,6 @@
 """A finished project in a temporary folder: tokens with a tokenizer, a toy transformer, dictionary, features, page, figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,10 @@ def source() -> ToySource:
     return ToySource(n_vocab=N_VOCAB, context_length=CONTEXT)
 
 
-def make(root: Path) -> Path:
+def make(root: Path, kinds: Sequence[str] = ("english", "python")) -> Path:
     """Fill `root` with data/ and reports/ for the dictionary A/1, whose features 3 and 5 never and always fire."""
     data = root / "data"
-    tokens = _tokens(data / "tokens")
+    tokens = _tokens(data / "tokens", kinds)
     with artefact.writing(data / "A/transformer", Run(kind="transformer", id="A", facts={"heldout_loss": 3.25})):
         pass
     dictionary, where = random_dictionary(), data / "A/1"
@@ -53,7 +54,7 @@ def make(root: Path) -> Path:
     return data
 
 
-def _tokens(path: Path) -> TokenStore:
+def _tokens(path: Path, kinds: Sequence[str]) -> TokenStore:
     tokenizer = train_tokenizer(TEXTS * 3, N_VOCAB)
     ids = [i for text in TEXTS * 60 for (i,) in zip(*tokenizer.encode([text]), strict=True)]
     n_contexts = len(ids) // (CONTEXT - 1)
@@ -67,7 +68,7 @@ def _tokens(path: Path) -> TokenStore:
             draft.path,
             {"train": split, "heldout": split},
             np.arange(n_contexts) % 2,
-            ["english", "python"],
+            kinds,
             tokenizer.vocabulary + [b""] * (N_VOCAB - len(tokenizer.vocabulary)),
             tokenizer.bos,
         )
