@@ -88,7 +88,7 @@ class Float32Screen(Screen):
 
     def __init__(self, n_features: int):
         super().__init__(n_features)
-        self.group_rows = 486
+        self.group_rows = 516
         self._products = torch.empty(self.group_rows, self.tiles[0][1])
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
@@ -114,7 +114,7 @@ class Bfloat16Screen(Screen):
 
     def __init__(self, n_features: int):
         super().__init__(n_features)
-        self.group_rows = 972
+        self.group_rows = 1032
         self._products = torch.empty(self.group_rows, self.tiles[0][1], dtype=torch.bfloat16)
 
     def prepare(self, weights: Weights, x: Rows, seen: Rows, norms: np.ndarray, bits: np.ndarray) -> None:
