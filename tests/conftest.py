@@ -6,11 +6,13 @@ import typing
 
 import jaxtyping
 import pytest
+import torch
 from jaxtyping import _import_hook
 
 from tests.support import alone, nudged
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers with two threads each wait for one another on two cores
+torch.set_num_threads(1)  # without workers torch was imported before this file
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for _name in ("MODE", "PROJECT", "ENTITY", "DIR", "DISABLED"):  # obeyed before what a test says
     os.environ.pop(f"WANDB_{_name}", None)

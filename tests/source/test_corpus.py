@@ -14,6 +14,7 @@ from pipelines.corpus import main
 from sae import artefact
 from sae.config import build, read_params, read_section
 from sae.errors import ConfigError, CorpusError, StoreError
+from sae.foreign import MARK
 from sae.provenance import Run
 from sae.source.contexts import survey
 from sae.source.corpus import CorpusConfig, gather, write_corpus
@@ -74,7 +75,7 @@ def test_blank_files_are_an_empty_corpus_and_leave_nothing(tmp_path, monkeypatch
 def written(config, folder):
     with artefact.writing(folder, Run(kind="corpus", code="test")) as draft:
         facts = write_corpus(config, draft.path)
-        assert [path.name for path in draft.path.iterdir()] == [FILE]
+        assert {path.name for path in draft.path.iterdir()} == {FILE, MARK}
     return list(read_documents(folder)), facts
 
 
