@@ -20,7 +20,15 @@ COMPILED: dict[str, Any] = {**machine_code.COMPILED, "fastmath": FAST_MATH}
 def forget_stale(folder: Path) -> bool:
     """Remove numba's files below `folder` unless they are of the sources that lie there now; whether it did. Where nothing can be
     written numba keeps its files elsewhere, and an installation that root has made changes all sources at once."""
-    sources = sorted([folder / "instructions.py", Path(__file__), Path(processor.__file__), *folder.glob("native_*.py")])
+    sources = sorted(
+        [
+            folder / "instructions.py",
+            folder / "assembly.py",
+            Path(__file__),
+            Path(processor.__file__),
+            *folder.glob("native_*.py"),
+        ]
+    )
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     stamp = folder / "__pycache__" / "native.sha256"
     with suppress(OSError):

@@ -4,19 +4,12 @@ import time
 
 import torch
 
+from sae.kernels.byte_screens import BytesScreen, ListsScreen, multiplies_bytes
 from sae.kernels.choice_of_screen import ScreenChoice
 from sae.kernels.dense import OVERFLOW, dense_gradients, gradient_norm
 from sae.kernels.gradients import StepResult
 from sae.kernels.objective import Objective, UpdateRule
-from sae.kernels.screens import (
-    Bfloat16Screen,
-    BytesScreen,
-    Float32Screen,
-    ListsScreen,
-    Screen,
-    SparseRowsScreen,
-    multiplies_bytes,
-)
+from sae.kernels.screens import Bfloat16Screen, Float32Screen, Screen, SparseRowsScreen
 from sae.kernels.sparse_cpu import SparseForward
 from sae.kernels.state import State
 from sae.kernels.update_cpu import CpuUpdate

@@ -7,17 +7,21 @@ uses it: one instruction for what takes two and a half otherwise, and nothing th
 `no_type_check` as in `native_rows`.
 """
 
+import platform
 from typing import Any, no_type_check
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
+from sae.kernels.assembly import CONSTRAINTS, byte_products
 from sae.processor import can
 
-GROUP_ROWS, PANEL = 5, 16
-"""Rows and features of `screen_bytes`: ten sums of eight in registers. Other shapes measured alike, within 5 %; more products
-added in 16 bits (3, 4 or 6 in place of 2) were no faster on Zen 3."""
+GROUP_ROWS, PANEL = 6, 16
+"""Rows and features of `screen_bytes`: twelve sums in registers. Other shapes measured alike, within 5 %."""
+TOGETHER = 8
+"""Quads whose products `screen_bytes` adds in 16 bits before it widens them. Cycles for 64 products, Zen 3: 2 quads 1.9, 4 1.6, 8
+1.45, 16 1.4; without any widening 1.25, where its two multiplying ports allow 1."""
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _BYTES, _SHORTS, _INTS = ir.VectorType(_I8, 32), ir.VectorType(_I16, 16), ir.VectorType(_I32, 8)
@@ -28,6 +32,9 @@ and the first cache (24 kB at d_mlp 512): 66 ms where 64 took 70 and 32 took 73.
 _VECTORS = PANEL // 8
 _FUSED = {"flags": ("contract",)}
 _SIXTEEN = ir.Constant(_INTS, [16] * 8)
+
+if platform.machine() in ("x86_64", "AMD64"):
+    binding.initialize_native_asmparser()  # for `assembly`; numba alone does not
 
 
 def dot_product_bits() -> int:
@@ -73,10 +80,11 @@ def screen_bytes(typing, rows, group, panels, panel, of_rows, of_panels, masks, 
     the panel's feature i on the group's row r.
 
     Those with scale_r scale_j Σ u v + low_r sum_j + norm_r lost_j + lost_r norm_j > threshold_j, where u are the row's bytes in
-    `rows` (uint32 [group, quad, row], four unsigned bytes each), v the feature's in `panels` (uint32 [panel, quad, feature], four
-    signed bytes), an even number of quads; `of_rows` is float32 [group, row, (scale, low, norm, lost)], `of_panels` float32
-    [panel, (scale, sum, lost, norm, threshold), feature]. In each row the bytes 0 and 1, and 2 and 3, of quads 2i and 2i + 1 may
-    add up to 258, no more: their products with v, at most 127, are added in 16 bits. With `dot_product_bits` they may be any."""
+    `rows` (uint32 [group, quad, row], four unsigned bytes each), v the feature's in `panels` (uint32 [panel, quad, feature],
+    four signed bytes), a multiple of `TOGETHER` quads; `of_rows` is float32 [group, row, (scale, low, norm, lost)],
+    `of_panels` float32 [panel, (scale, sum, lost, norm, threshold), feature]. The products of bytes 0 and 1, and of bytes 2
+    and 3, of `TOGETHER` quads are added in 16 bits: there the Euclidean norms of a row's and of an encoder's levels may multiply
+    to 32,767, no more. With `dot_product_bits` they may be any."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         emit = _Emit(context, builder, signature, values)
@@ -157,60 +165,45 @@ class _Emit:
         return self.builder.module.declare_intrinsic(f"llvm.x86.avx2.{name}", (), kind)
 
     def products(self, x: Any, w: Any, n_quads: Any) -> list[Any]:
-        """Σ u v by row and half of the panel, eight int32 each: a loop over pairs of quads."""
-        build, ones = self.builder, ir.Constant(_SHORTS, [1] * 16)
-        multiply, widen = self.instruction("pmadd.ub.sw", _SHORTS, _BYTES), self.instruction("pmadd.wd", _INTS, _SHORTS)
-        before, loop, after = build.block, build.append_basic_block("quads"), build.append_basic_block("products")
-        build.branch(loop)
-        build.position_at_end(loop)
-        quad, sums = build.phi(_I64), [build.phi(_INTS) for _ in range(GROUP_ROWS * _VECTORS)]
-        at_x, at_w = build.mul(quad, _number(4 * GROUP_ROWS)), build.mul(quad, _number(4 * PANEL))
-        weights = [self.load(w, build.add(at_w, _number(32 * i)), _BYTES) for i in range(2 * _VECTORS)]
-        results = []
-        for row in range(GROUP_ROWS):
-            pair = [self.spread(x, build.add(at_x, _number(4 * (row + GROUP_ROWS * i))), _INTS) for i in range(2)]
-            for column in range(_VECTORS):
-                halves = [build.call(multiply, [build.bitcast(pair[i], _BYTES), weights[i * _VECTORS + column]]) for i in (0, 1)]
-                results.append(build.add(sums[row * _VECTORS + column], build.call(widen, [build.add(*halves), ones])))
-        following = build.add(quad, _number(2))
-        for phi, start, result in zip(
-            [quad, *sums], [_number(0), *[ir.Constant(_INTS, [0] * 8)] * len(sums)], [following, *results], strict=True
-        ):
-            phi.add_incoming(start, before)
-            phi.add_incoming(result, loop)
-        build.cbranch(build.icmp_signed("<", following, n_quads), loop, after)
-        build.position_at_end(after)
-        return results
+        """Σ u v by row and half of the panel, eight int32 each, by `assembly.byte_products`."""
+        build, n_sums = self.builder, GROUP_ROWS * _VECTORS
+        with build.goto_entry_block():  # a place of the function's, not one more at each turn of a loop around this
+            sums = build.alloca(_INTS, n_sums)
+        sums.align = 32
+        address, blocks = _I8.as_pointer(), build.udiv(n_quads, _number(TOGETHER))
+        kind = ir.FunctionType(ir.LiteralStructType([address, address, _I64]), [address, address, _I64, address])
+        text = ir.InlineAsm(kind, byte_products(GROUP_ROWS, _VECTORS, TOGETHER), CONSTRAINTS, side_effect=True)
+        build.call(text, [x, w, blocks, build.bitcast(sums, address)])
+        return [self.load(build.bitcast(sums, address), _number(32 * i), _INTS, align=32) for i in range(n_sums)]
 
     def dot_products(self, x: Any, w: Any, n_quads: Any, bits: int) -> list[Any]:
-        """As `products`, by `vpdpbusd` on vectors of so many bits. Even and odd quads have sums of their own, so that an
-        addition need not wait for the one before."""
+        """As `products`, by `vpdpbusd` on vectors of so many bits. There are twelve sums, so that an addition need not wait for
+        the one before: with vectors of 512 bits even and odd quads have sums of their own."""
         build, kind = self.builder, ir.VectorType(_I32, bits // 32)
-        n_vectors = 32 * PANEL // bits
+        n_vectors, n_chains = 32 * PANEL // bits, bits // 256
         function = ir.FunctionType(kind, [kind] * 3)
         multiply = build.module.declare_intrinsic(f"llvm.x86.avx512.vpdpbusd.{bits}", (), function)
         before, loop, after = build.block, build.append_basic_block("quads"), build.append_basic_block("products")
         build.branch(loop)
         build.position_at_end(loop)
         quad, n_sums = build.phi(_I64), GROUP_ROWS * n_vectors
-        sums = [[build.phi(kind) for _ in range(n_sums)] for _ in range(2)]
-        results: list[list[Any]] = []
-        for odd in range(2):
-            at = build.add(quad, _number(odd))
+        sums = [build.phi(kind) for _ in range(n_chains * n_sums)]
+        results: list[Any] = []
+        for chain in range(n_chains):
+            at = build.add(quad, _number(chain))
             at_x, at_w = build.mul(at, _number(4 * GROUP_ROWS)), build.mul(at, _number(4 * PANEL))
             weights = [self.load(w, build.add(at_w, _number(bits // 8 * i)), kind) for i in range(n_vectors)]
             spread = [self.spread(x, build.add(at_x, _number(4 * row)), kind) for row in range(GROUP_ROWS)]
             pairs = [(levels, encoders) for levels in spread for encoders in weights]
-            results.append([build.call(multiply, [sums[odd][i], *pair]) for i, pair in enumerate(pairs)])
-        following = build.add(quad, _number(2))
-        zero = ir.Constant(kind, [0] * kind.count)
-        phis, ends = [quad, *sums[0], *sums[1]], [following, *results[0], *results[1]]
-        for phi, start, end in zip(phis, [_number(0), *[zero] * (2 * n_sums)], ends, strict=True):
+            results += [build.call(multiply, [sums[chain * n_sums + i], *pair]) for i, pair in enumerate(pairs)]
+        following = build.add(quad, _number(n_chains))
+        starts = [_number(0), *[ir.Constant(kind, [0] * kind.count)] * len(sums)]
+        for phi, start, end in zip([quad, *sums], starts, [following, *results], strict=True):
             phi.add_incoming(start, before)
             phi.add_incoming(end, loop)
         build.cbranch(build.icmp_signed("<", following, n_quads), loop, after)
         build.position_at_end(after)
-        whole = [build.add(*both) for both in zip(*results, strict=True)]
+        whole = results if n_chains == 1 else [build.add(*both) for both in zip(results[:n_sums], results[n_sums:], strict=True)]
         return [self.eight(each, first) for each in whole for first in range(0, kind.count, 8)]
 
     def eight(self, vector: Any, first: int) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from sae.kernels.compiled import COMPILED
 from sae.kernels.instructions import COLUMN, GROUP, lowest_bit, screen_list
-from sae.kernels.native_bytes import LEVELS, SMALLEST, encoder_levels, extent
+from sae.kernels.native_bytes import LEVELS, SMALLEST, encoder_levels, extent, greatest_of
 
 ROOM = 32_767 // LEVELS - GROUP
 """What the levels of a group's pairs may add up to, before each of two a pair is rounded up by at most a half."""
@@ -24,9 +24,10 @@ KEYS = 33
 
 @numba.njit(**COMPILED)
 @no_type_check
-def rows_to_lists(x, first_row, n_rows, places, levels, n_groups, scale, low, lost, greatest):
+def rows_to_lists(x, first_row, n_rows, order, places, levels, n_groups, scale, low, lost, greatest):
     """Round rows from `first_row` on to levels above their least entry or zero, whichever is less: x ≈ low + scale · level, and
     list the pairs of entries that are not both at level 0, with as many levels as keep the sums of a group's products below 2¹⁵.
+    Entries are taken in the `order` given.
 
     Fills `places`, `levels` and `n_groups` (`screen_list`) and, by row, the constants of `native_bytes.rows_to_bytes`."""
     width = x.shape[1]
@@ -34,9 +35,10 @@ def rows_to_lists(x, first_row, n_rows, places, levels, n_groups, scale, low, lo
     shares, sums, words = np.zeros(2 * n_pairs, np.float32), np.zeros(n_pairs + 1, np.float32), np.zeros(n_pairs + 1, np.uint32)
     keys, listed, ends = np.empty(n_pairs, np.int32), np.empty(n_pairs, np.uint32), np.empty(KEYS + 1, np.uint32)
     slots, pairs = np.empty(places.shape[1], np.uint32), np.empty(places.shape[1], np.uint32)
-    dealt = 0
+    row, dealt = np.empty(width, np.float32), 0
     for r in range(first_row, first_row + n_rows):
-        row = x[r]
+        for d in range(width):
+            row[d] = x[r, order[d]]
         least, most = extent(row)
         least = min(least, np.float32(0))
         reach = most - least
@@ -131,12 +133,16 @@ def level_of(share, top):
 
 @numba.njit(**COMPILED)
 @no_type_check
-def features_to_columns(W, first_feature, end_feature, centre, columns, scale, total, lost, greatest, at_centre):
-    """As `native_bytes.features_to_bytes`, into `columns` (see `screen_list`), whose last pair of neurons is zeros."""
+def features_to_columns(W, first_feature, end_feature, order, centre, columns, scale, total, lost, greatest, at_centre):
+    """As `native_bytes.features_to_bytes`, into `columns` (see `screen_list`), whose last pair of neurons is zeros. Entries are
+    taken in the `order` given; `centre` is in that order already."""
     width = W.shape[1]
-    levels = np.empty(width, np.int8)
+    row, levels = np.empty(width, np.float32), np.empty(width, np.int8)
     for j in range(end_feature - first_feature):
-        step, count, along, squares, most = encoder_levels(W[first_feature + j], centre, levels)
+        for d in range(width):
+            row[d] = W[first_feature + j, order[d]]
+        most = greatest_of(row)
+        step, count, along, squares = encoder_levels(row, most, np.float32(LEVELS), centre, levels)
         column, place = columns[j // COLUMN], j % COLUMN // 16 * 32 + j % 8 * 4 + j % 16 // 8 * 2
         for d in range(width):
             column[d // 2, place + d % 2] = levels[d]

@@ -148,71 +148,110 @@ def scan_sparse_rows(x, places, n_nonzero, W_enc_T, threshold, band, norms, firs
 
 @numba.njit(**COMPILED)
 @no_type_check
-def keep_active(seen, W_enc, b_enc, first_row, found, ends, f):
-    """Evaluate the candidates in float32 and keep, in place, those with f > 0: `found`, `ends` [tile, row + 1] and `f`."""
+def by_feature(found, ends, until, features, rows):
+    """Put a block's candidates into the order of (feature, row): each one's row into `rows`, the features there are into
+    `features`, and into `until` [feature] where those of each end (0 where there are none). Returns how many features there
+    are."""
     n_tiles, n_rows = ends.shape[0], ends.shape[1] - 1
-    kept = 0
-    for tile in range(n_tiles):
-        start = ends[tile, 0]
-        ends[tile, 0] = kept
-        for r in range(n_rows):
-            x = seen[first_row + r]
-            end = ends[tile, r + 1]
-            for k in range(start, end):
+    until[:] = 0
+    for k in range(ends[n_tiles - 1, n_rows]):
+        until[found[k]] += 1
+    n, position = 0, 0
+    for j in range(until.shape[0]):
+        count = until[j]
+        if count > 0:
+            until[j] = position
+            features[n] = j
+            n += 1
+        position += count
+    for r in range(n_rows):
+        for tile in range(n_tiles):
+            for k in range(ends[tile, r], ends[tile, r + 1]):
                 j = found[k]
-                if k + AHEAD < end:
-                    prefetch_row(W_enc, found[k + AHEAD])
-                w = W_enc[j]
-                total = np.float32(0)
-                for d in range(x.shape[0]):
-                    total += x[d] * w[d]
-                total += b_enc[j]
-                if total > 0:
-                    found[kept] = j
-                    f[kept] = total
-                    kept += 1
-            start = end
-            ends[tile, r + 1] = kept
-    return kept
+                rows[until[j]] = r
+                until[j] += 1
+    return n
 
 
 @numba.njit(**COMPILED)
 @no_type_check
-def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, found, ends, f, g, d_out, g_sum, fired):
-    """From the active entries: g = scale (x̂ − x) [row, d_mlp], d = g W_decᵀ + l1_scale · cost, the sum of g over the block's
-    rows, firings per feature; returns Σ (x̂ − x)², Σ cost · f, Σ f² and Σ d² over the block, float64."""
-    n_tiles, n_rows, width = ends.shape[0], ends.shape[1] - 1, x.shape[1]
+def keep_active(seen, W_enc, b_enc, first_row, found, ends, fired, features, stops, rows, f):
+    """Evaluate a block's candidates in float32 and keep those with f > 0, by feature: so that an encoder is read from memory once
+    a block, and the block's rows stay in the second-level cache (4,096 rows with 62 candidates each: 28 ms row by row, 22 so).
+
+    Fills `features` with the features that fire, in order, `stops` with where each one's entries end in `rows` (counted from
+    `first_row`) and `f`, and `fired` [feature] with their number. Returns how many features fire."""
+    n_found = by_feature(found, ends, fired, features, rows)
+    start, kept, n = 0, 0, 0
+    for i in range(n_found):
+        j = features[i]
+        if i + AHEAD < n_found:
+            prefetch_row(W_enc, features[i + AHEAD])
+        w, before = W_enc[j], kept
+        for k in range(start, fired[j]):
+            x = seen[first_row + rows[k]]
+            total = np.float32(0)
+            for d in range(x.shape[0]):
+                total += x[d] * w[d]
+            total += b_enc[j]
+            if total > 0:
+                rows[kept] = rows[k]
+                f[kept] = total
+                kept += 1
+        start = fired[j]
+        fired[j] = kept - before
+        if kept > before:
+            features[n] = j
+            stops[n] = kept
+            n += 1
+    return n
+
+
+@numba.njit(**COMPILED)
+@no_type_check
+def decode_rows(x, W_dec, b_dec, cost, l1_scale, scale, first_row, n_rows, features, stops, rows, f, g, d_out, g_sum):
+    """From a block's active entries (`keep_active`): g = scale (x̂ − x) [row, d_mlp], d = g W_decᵀ + l1_scale · cost, the sum of g
+    over the block's rows; returns Σ (x̂ − x)², Σ cost · f, Σ f² and Σ d² over the block, float64. Each row's features are added
+    in their order."""
+    width, n = x.shape[1], features.shape[0]
     squared_error, l1, f_squared, d_squared = 0.0, 0.0, 0.0, 0.0
-    g_sum[:] = 0
-    fired[:] = 0
     for r in range(n_rows):
         row, out = x[first_row + r], g[first_row + r]
         for d in range(width):
             out[d] = b_dec[d] - row[d]
-        for tile in range(n_tiles):
-            for k in range(ends[tile, r], ends[tile, r + 1]):
-                value = f[k]
-                w = W_dec[found[k]]
-                l1 += cost[found[k]] * value
-                f_squared += np.float64(value) * value
-                fired[found[k]] += 1
-                for d in range(width):
-                    out[d] += value * w[d]
-        total = np.float32(0)
+    start = 0
+    for i in range(n):
+        if i + AHEAD < n:
+            prefetch_row(W_dec, features[i + AHEAD])
+        w, cost_j = W_dec[features[i]], cost[features[i]]
+        for k in range(start, stops[i]):
+            out, value = g[first_row + rows[k]], f[k]
+            l1 += cost_j * value
+            f_squared += np.float64(value) * value
+            for d in range(width):
+                out[d] += value * w[d]
+        start = stops[i]
+    g_sum[:] = 0
+    for r in range(n_rows):
+        out, total = g[first_row + r], np.float32(0)
         for d in range(width):
             error = out[d]
             total += error * error
             out[d] = scale * error
             g_sum[d] += scale * error
         squared_error += np.float64(total)
-        for tile in range(n_tiles):
-            for k in range(ends[tile, r], ends[tile, r + 1]):
-                w = W_dec[found[k]]
-                slope = l1_scale * cost[found[k]]
-                for d in range(width):
-                    slope += out[d] * w[d]
-                d_out[k] = slope
-                d_squared += np.float64(slope) * slope
+    start = 0
+    for i in range(n):
+        if i + AHEAD < n:
+            prefetch_row(W_dec, features[i + AHEAD])
+        w, base = W_dec[features[i]], l1_scale * cost[features[i]]
+        for k in range(start, stops[i]):
+            out, slope = g[first_row + rows[k]], base
+            for d in range(width):
+                slope += out[d] * w[d]
+            d_out[k] = slope
+            d_squared += np.float64(slope) * slope
+        start = stops[i]
     return squared_error, l1, f_squared, d_squared
 
 
@@ -233,13 +272,13 @@ def begin_features(fired, starts):
 
 @numba.njit(**COMPILED)
 @no_type_check
-def place_by_feature(found, ends, f, d, first_row, position, rows, f_sorted, d_sorted):
-    """Copy a block's entries to their places in the lists by feature; `position` [feature] is where each goes on."""
-    for r in range(ends.shape[1] - 1):
-        for tile in range(ends.shape[0]):
-            for k in range(ends[tile, r], ends[tile, r + 1]):
-                q = position[found[k]]
-                position[found[k]] = q + 1
-                rows[q] = first_row + r
-                f_sorted[q] = f[k]
-                d_sorted[q] = d[k]
+def place_by_feature(features, stops, rows, f, d, first_row, position, all_rows, all_f, all_d):
+    """Copy a block's entries to their places in the lists by feature; `position` [feature] is where each feature's begin."""
+    start = 0
+    for i in range(features.shape[0]):
+        to = position[features[i]] - start
+        for k in range(start, stops[i]):
+            all_rows[to + k] = first_row + rows[k]
+            all_f[to + k] = f[k]
+            all_d[to + k] = d[k]
+        start = stops[i]

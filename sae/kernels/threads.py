@@ -43,6 +43,6 @@ def for_blocks(work: Callable[[int], T], n_blocks: int) -> list[T]:
     return [result for _, result in sorted(done, key=lambda pair: pair[0])]
 
 
-def for_slices(work: Callable[[int, int], None], n_rows: int, size: int = 160) -> None:
+def for_slices(work: Callable[[int, int], None], n_rows: int, size: int = 162) -> None:
     """`work(first, n)` for slices of rows, on all threads. `size` is a multiple of `native_bytes.GROUP_ROWS`."""
     for_blocks(lambda block: work(block * size, min(size, n_rows - block * size)), -(-n_rows // size))

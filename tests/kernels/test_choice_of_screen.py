@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from sae.kernels import cpu
+from sae.kernels.byte_screens import BytesScreen, ListsScreen
 from sae.kernels.choice_of_screen import CHANGE, ROUNDS, WORTH_FROM, ScreenChoice
 from sae.kernels.objective import Objective, UpdateRule
-from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, ListsScreen, SparseRowsScreen
+from sae.kernels.screens import Bfloat16Screen, Float32Screen, SparseRowsScreen
 from sae.training.config import TrainConfig
 from sae.training.observers import History
 from sae.training.trainer import Trainer

@@ -9,9 +9,9 @@ import pytest
 from sae.kernels.compiled import forget_stale
 
 
-@pytest.mark.parametrize("changed", ["instructions.py", "native_a.py"])
+@pytest.mark.parametrize("changed", ["instructions.py", "assembly.py", "native_a.py"])
 def test_a_change_of_any_source_removes_the_code_of_all(tmp_path, changed):
-    for name in ("instructions.py", "native_a.py", "native_b.py"):
+    for name in ("instructions.py", "assembly.py", "native_a.py", "native_b.py"):
         (tmp_path / name).write_text("X = 1")
     assert forget_stale(tmp_path)
     kept = [tmp_path / "__pycache__" / name for name in ("native_a.f-1.py311.nbi", "native_b.g-1.py311.1.nbc", "other.nbi")]

@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from sae.kernels import native_lists, native_rows, screens
+from sae.kernels import native_bytes, native_lists, native_rows, screens
+from sae.kernels.byte_screens import BytesScreen, ListsScreen, multiplies_bytes
 from sae.kernels.gradients import Weights
-from sae.kernels.instructions import COLUMN, GROUP
-from sae.kernels.screens import Bfloat16Screen, BytesScreen, ListsScreen, SparseRowsScreen
+from sae.kernels.instructions import COLUMN, GROUP, GROUP_ROWS, PANEL, TOGETHER, dot_product_bits
+from sae.kernels.native_bytes import aligned_zeros
+from sae.kernels.screens import Bfloat16Screen, SparseRowsScreen
 from sae.kernels.sparse_cpu import BLOCK_ROWS
 from tests.support.problems import SCREENS, problem
 
-needs_bytes = pytest.mark.skipif(not screens.multiplies_bytes(), reason="needs AVX2")
+needs_bytes = pytest.mark.skipif(not multiplies_bytes(), reason="needs AVX2")
 SCALES = [1e-3, 1.0, 1e3]
+LOW = [d for d in range(4 * TOGETHER) if d % 4 < 2]
+"""Entries whose products `screen_bytes` adds in 16 bits."""
 
 
 def evaluated(weights, seen):
@@ -20,11 +24,14 @@ def evaluated(weights, seen):
     n_rows, n_features = len(seen), len(weights.b_enc)
     found = np.tile(np.arange(n_features, dtype=np.int32), n_rows)
     ends = np.arange(0, found.size + 1, n_features)[None].copy()
-    f, out = np.empty(found.size, np.float32), np.zeros((n_rows, n_features), np.float32)
-    native_rows.keep_active(seen.numpy(), weights.W_enc.numpy(), weights.b_enc.numpy(), 0, found, ends, f)
-    for row in range(n_rows):
-        entries = slice(ends[0, row], ends[0, row + 1])
-        out[row, found[entries]] = f[entries]
+    features, stops = np.empty(n_features, np.int32), np.empty(n_features, np.int32)
+    rows, f, fired = np.empty(found.size, np.int32), np.empty(found.size, np.float32), np.empty(n_features, np.int64)
+    given = (seen.numpy(), weights.W_enc.numpy(), weights.b_enc.numpy(), 0, found, ends)
+    n = native_rows.keep_active(*given, fired, features, stops, rows, f)
+    owner = np.repeat(features[:n], np.diff(stops[:n], prepend=0))
+    out = np.zeros((n_rows, n_features), np.float32)
+    out[rows[: len(owner)], owner] = f[: len(owner)]
+    assert (fired == (out > 0).sum(0)).all()
     return out
 
 
@@ -113,7 +120,7 @@ def test_bfloat16_in_the_worst_case():
 
 @needs_bytes
 @pytest.mark.parametrize("kind", [BytesScreen, ListsScreen])
-@pytest.mark.parametrize("places", [[0, 1, 4, 5], [2, 3, 6, 7], [0, 1], [9], list(range(80)), list(range(0, 80, 3))])
+@pytest.mark.parametrize("places", [LOW, LOW[:4], [2, 3, 6, 7], [0, 1], [9], list(range(80)), list(range(0, 80, 3))])
 @pytest.mark.parametrize("low", [0.0, -3.0])
 def test_bytes_that_fill_16_bits(kind, places, low):
     """The greatest entries of x where several products are added in 16 bits, and encoders of ±1, whose levels are the greatest: a
@@ -150,10 +157,11 @@ def test_products_of_lists_are_exact(n_groups):
     encoders = chance.integers(-127, 128, (n_features, 2 * n_pairs)).astype(np.int8)
     encoders[::2] = np.where(chance.random((n_features // 2, 1)) < 0.5, 127, -127)
     encoders[:, 0] = 127  # the scale
-    columns = screens.aligned_zeros((1, n_pairs + 1, 2 * COLUMN), np.int8)
+    columns = aligned_zeros((1, n_pairs + 1, 2 * COLUMN), np.int8)
     constants = np.empty((4, n_features), np.float32)
     W, centre = encoders.astype(np.float32) / 127, np.zeros(2 * n_pairs, np.float32)
-    native_lists.features_to_columns(W, 0, n_features, centre, columns, *constants, np.empty(n_features))
+    order = np.arange(2 * n_pairs)
+    native_lists.features_to_columns(W, 0, n_features, order, centre, columns, *constants, np.empty(n_features))
     pairs = chance.permutation(n_pairs)[: n_groups * GROUP]
     levels = chance.multinomial(258, np.full(2 * GROUP, 1 / (2 * GROUP)), n_groups).reshape(-1, 2)
     row = np.zeros(2 * n_pairs, np.int64)
@@ -168,6 +176,60 @@ def test_products_of_lists_are_exact(n_groups):
         of_rows = np.array([[[1, 0, 0, 0]]], np.float32)
         assert native_lists.scan_lists(lists, of_rows, columns, of_columns, 0, 1, 0, COLUMN, found, ends) == wanted
         assert (found[:wanted] == np.arange(wanted)).all()
+
+
+def packed_bytes(x, W):
+    """What `BytesScreen` makes of rows and encoders, as they lie, and the levels in them: uint8 [row, d], int8 [feature, d]."""
+    n_rows, n_features, n_quads = len(x), len(W), -(-x.shape[1] // (4 * TOGETHER)) * TOGETHER
+    rows = np.zeros((n_rows // GROUP_ROWS, n_quads, GROUP_ROWS), np.uint32)
+    panels = aligned_zeros((n_features // PANEL, n_quads, PANEL), np.uint32)
+    native_bytes.rows_to_bytes(x, 0, n_rows, native_bytes.ROW_ROOM, rows, *np.empty((4, n_rows), np.float32))
+    out = (*np.empty((4, n_features), np.float32), np.empty(n_features))
+    room, centre = native_bytes.ENCODER_ROOM, np.zeros(x.shape[1], np.float32)
+    native_bytes.features_to_bytes(W, 0, n_features, room, centre, panels, *out)
+    u = np.ascontiguousarray(rows.swapaxes(1, 2)).view(np.uint8).reshape(n_rows, -1)
+    v = np.ascontiguousarray(panels.swapaxes(1, 2)).view(np.int8).reshape(n_features, -1)
+    return rows, panels, u, v
+
+
+@pytest.mark.skipif(not multiplies_bytes() or bool(dot_product_bits()), reason="needs AVX2, and no vpdpbusd")
+@pytest.mark.parametrize("shape", ["even", "one", "few", "any"])
+def test_products_of_bytes_are_exact(shape):
+    """Σ levels · bytes in whole numbers, by numpy, where what is added in 16 bits points the same way in rows and encoders, or
+    the opposite one, and is as long as it may be: a threshold half above the sum lets nothing through, one half below it all."""
+    chance, n, width = np.random.default_rng(5), 2 * GROUP_ROWS, 2 * 4 * TOGETHER
+    few = {"even": np.arange(width) >= 0, "one": np.arange(width) == 5, "few": np.arange(width) % 4 == 1}.get(shape)
+    lines = chance.random((n, width)) * (chance.random((n, width)) < 0.5 if few is None else few)
+    if shape in ("even", "few"):
+        lines = np.ceil(lines)
+    lines[:, -1] = 0  # the least
+    x, W = lines.astype(np.float32), np.zeros((2 * PANEL, width), np.float32)
+    W[:n], W[n : 2 * n] = x, -x
+    rows, panels, u, v = packed_bytes(x, W)
+    lanes = [levels.astype(np.int64).reshape(len(levels), -1, TOGETHER, 2, 2) for levels in (u, v)]
+    norms = [np.sqrt((lane**2).sum((2, 4))).max() for lane in lanes]
+    assert 0.8 * 32_767 < norms[0] * norms[1] <= 32_767 or shape == "one", "room is used, and no more than there is"
+    whole = u.astype(np.int64) @ v.astype(np.int64).T
+    of_rows = np.zeros((2, GROUP_ROWS, 4), np.float32)
+    of_rows[:, :, 0] = 1
+    for row in range(n):
+        for shift, wanted in [(-0.5, 2 * PANEL), (0.5, 0)]:
+            of_panels = np.zeros((2, 5, PANEL), np.float32)
+            of_panels[:, 0], of_panels[:, 4] = 1, (whole[row] + shift).reshape(2, PANEL)
+            found, ends = np.empty(1000, np.int32), np.zeros(n + 1, np.int64)
+            native_bytes.scan_bytes(rows, of_rows, panels, of_panels, 0, n, 0, 2 * PANEL, found, ends)
+            assert ends[row + 1] - ends[row] == wanted
+
+
+@needs_bytes
+def test_neurons_that_are_often_zero_are_paired():
+    """Every second neuron is zero throughout: half of the pairs are listed, not all of them."""
+    weights, x = problem(n_rows=30, n_features=20, d_mlp=48)
+    x = x.abs()
+    x[:, ::2] = 0
+    screen = ListsScreen(20)
+    screen.prepare(weights, x, x, weights.W_enc.norm(dim=1).numpy(), np.empty((0, 48), np.uint16))
+    assert (screen._rows[0][2] == 12 // GROUP).all()
 
 
 @needs_bytes

@@ -107,6 +107,20 @@ def test_entries_lie_by_feature_in_the_order_of_rows():
         assert relative(entries.lists[1][lot], pre[:, feature][pre[:, feature] > 0]) < 1e-5
 
 
+@pytest.mark.parametrize("n_rows", [1, 7, BLOCK_ROWS - 1])
+def test_no_row_feels_the_others_of_its_block(n_rows, monkeypatch):
+    """Blocks are evaluated and decoded feature by feature: f, g and d have the bits that they have in blocks of another size."""
+    weights, x = problem(n_rows=BLOCK_ROWS + 40, n_features=60, d_mlp=77, bias=-3.0)
+    together, _ = sparse_entries(weights, x, 0.3, MONOSEMANTICITY)
+    monkeypatch.setattr(sparse_cpu, "BLOCK_ROWS", n_rows)
+    apart, _ = sparse_entries(weights, x, 0.3, MONOSEMANTICITY)
+    n = together.starts[-1]
+    assert np.array_equal(together.starts, apart.starts)
+    assert all(np.array_equal(a[:n], b[:n]) for a, b in zip(together.lists, apart.lists, strict=True))
+    assert np.array_equal(together.g, apart.g)
+    assert together.l1 == pytest.approx(apart.l1, rel=1e-12)
+
+
 @pytest.mark.parametrize("kind", SCREENS)
 def test_a_short_buffer_loses_nothing(kind, monkeypatch):
     """Blocks that begin with room for one candidate grow until all fit, tile after tile."""
@@ -114,7 +128,7 @@ def test_a_short_buffer_loses_nothing(kind, monkeypatch):
     weights, x = problem(n_rows=2 * BLOCK_ROWS + 7, n_features=100, bias=-1.0)
     roomy, gradients, _ = sparse_gradients(weights, x, 0.3, MONOSEMANTICITY, kind)
     start = sparse_cpu._Block.__init__
-    monkeypatch.setattr(sparse_cpu._Block, "__init__", lambda block, rows, n_tiles, capacity: start(block, rows, n_tiles, 1))
+    monkeypatch.setattr(sparse_cpu._Block, "__init__", lambda block, *sizes: start(block, *sizes[:-1], 1))
     tight, again, _ = sparse_gradients(weights, x, 0.3, MONOSEMANTICITY, kind)
     assert tight.n_fired.sum() > 2 * BLOCK_ROWS
     assert np.array_equal(roomy.starts, tight.starts)

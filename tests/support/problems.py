@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
+from sae.kernels.byte_screens import BytesScreen, ListsScreen, multiplies_bytes
 from sae.kernels.gradients import Weights
 from sae.kernels.objective import Objective, UpdateRule
-from sae.kernels.screens import Bfloat16Screen, BytesScreen, Float32Screen, ListsScreen, SparseRowsScreen, multiplies_bytes
+from sae.kernels.screens import Bfloat16Screen, Float32Screen, SparseRowsScreen
 from sae.kernels.state import State
 from tests.support import numpy_reference
 
