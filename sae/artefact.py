@@ -76,9 +76,10 @@ def writing(target: str | Path, run: Run, *, over: Collection[str] = (), advice:
 def refuse_foreign(target: Path, kinds: Collection[str], advice: str = foreign.MOVE_IT) -> None:
     """Raises `StoreError` unless an artefact of the first of `kinds` may take the place `target`, and those beside it where it is
     written first: nothing lies there but artefacts of `kinds`, whole, damaged or half-written (`foreign.refuse`)."""
-    foreign.refuse(target, kinds, advice)
-    for draft in (partial_of(target), aside(target)):
-        foreign.refuse_draft(draft, next(iter(kinds)), advice)
+    with suppress(FileNotFoundError):  # somebody is at it; who holds the lock looks again, before the commit
+        foreign.refuse(target, kinds, advice)
+        for draft in (partial_of(target), aside(target)):
+            foreign.refuse_draft(draft, next(iter(kinds)), advice)
 
 
 def real(target: str | Path) -> Path:

@@ -37,11 +37,11 @@ def refuse(target: Path, kinds: Collection[str], advice: str = MOVE_IT) -> None:
         raise StoreError(f"{target} is a file where an artefact's folder must be; {advice}")
     if not any(target.iterdir()):
         return
-    kind, record = next(iter(kinds)), _record(target)
+    kind, (record, names) = next(iter(kinds)), _found(target)
     if why := _foreign(record, kinds):
         raise StoreError(f"{target} holds something else than a {kind}, and stays as it is ({why}); {advice}")
     assert record is not None, "of ours"
-    strangers = sorted(_names(target) - record["files"].keys() - ALSO)
+    strangers = sorted(names - record["files"].keys() - ALSO)
     if strangers:
         raise StoreError(f"{target} holds {strangers[0]}, which is no part of its {kind}, and stays as it is; {advice}")
 
@@ -58,7 +58,8 @@ def refuse_draft(folder: Path, kind: str, advice: str = MOVE_IT) -> None:
 
 def is_ours(folder: Path) -> bool:
     """Whether it is an artefact, or was made to become one."""
-    return (folder / MARK).is_file() or _record(folder) is not None
+    mark = folder / MARK
+    return mark.is_file() or _record(folder) is not None or mark.is_file()  # the one becomes the other
 
 
 def mark(folder: Path) -> None:
@@ -84,6 +85,14 @@ def remove(folder: Path) -> None:
         elif path.name != MARK:
             path.unlink()
     shutil.rmtree(folder)
+
+
+def _found(folder: Path) -> tuple[dict[str, Any] | None, set[str]]:
+    """The record, and what is there; of one artefact, though another process may replace it meanwhile."""
+    while True:
+        record, names = _record(folder), _names(folder)
+        if _record(folder) == record:
+            return record, names
 
 
 def _foreign(record: dict[str, Any] | None, kinds: Collection[str]) -> str:

@@ -21,6 +21,16 @@ def first_best(values: ndarray, axis: int = -1) -> ndarray:
     return index
 
 
+def in_order(values: ndarray) -> list[int]:
+    """Indices, the largest value first; of those within `TIE` of the first among them the lowest index first."""
+    groups: list[list[int]] = []
+    for i in np.argsort(-values, kind="stable").tolist():
+        if not groups or values[i] < values[groups[-1][0]] - TIE:
+            groups.append([])
+        groups[-1].append(i)
+    return [i for group in groups for i in sorted(group)]
+
+
 def first_best_column(values: Float64[Tensor, "row column"]) -> Int[Tensor, " row"]:
     """The same for the rows of a tensor, on its device."""
     columns = torch.arange(values.shape[1], device=values.device)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sae.errors import ConfigError
 from sae.splitting.graph import Splitting
+from sae.ties import in_order
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,9 @@ def tree_of(found: Splitting, feature: int, level: int = 0, cosine: float | None
         if feature not in sizes.counted[0]:
             n = f"{firings.n_active[feature]} of {found.n_tokens:,} tokens"
             raise ConfigError(f"{found.names[level]}/{feature} fires on {n}, which are too few; read more of them")
-        below = sizes.children(found.least)[feature]
-        best = sizes.best_cosine
-        order = sorted(below, key=lambda child: (-best[child], child))
-        children = [tree_of(found, child, level + 1, float(best[child])) for child in order]
+        below = sorted(sizes.children(found.least)[feature])
+        best = sizes.best_cosine[below]
+        children = [tree_of(found, below[i], level + 1, float(best[i])) for i in in_order(best)]
     return Node(f"{found.names[level]}/{feature}", found.tokens(level, feature), int(firings.n_active[feature]), cosine, children)
 
 

@@ -46,14 +46,14 @@ def words() -> np.ndarray:
     """The words of this project's documentation as characters, ended by 1 and padded."""
     text = " ".join(path.read_text(encoding="utf-8").lower() for path in sorted((ROOT / "docs").glob("*.md")))
     found = sorted({word for word in re.findall("[a-z]+", text) if len(word) < LONGEST})
-    ids = np.full((len(found), LONGEST), PAD)
+    ids = np.full((len(found), LONGEST + 1), PAD)
     for row, word in zip(ids, found, strict=True):
-        row[: len(word) + 1] = [*(ord(char) - ord("a") + 2 for char in word), 1]
+        row[1 : len(word) + 2] = [*(ord(char) - ord("a") + 2 for char in word), 1]  # after BOS, which is PAD's id too
     return np.random.default_rng(0).permutation(ids)
 
 
 CASES = {
-    "adder": (sums, {"predicted": [5, 7]}, {"n_tokens": 12_000_000, "learning_rate": 0.003}, 3),
+    "adder": (sums, {"predicted": [5, 7]}, {"n_tokens": 5_000_000, "learning_rate": 0.003}, 3),
     "words": (words, {"pad": PAD, "bos": True}, {"n_tokens": 2_000_000, "learning_rate": 0.002}, 4),
 }
 """Ids, what is said of them, how the transformer is trained, and rows of a context that are harvested."""
