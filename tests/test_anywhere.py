@@ -63,33 +63,6 @@ def test_host_and_code_generator_must_agree(monkeypatch):
     assert not asked("avx2")
 
 
-# Root may write anywhere, unless that right is given up.
-AS_ANYBODY = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.getuid() == 0 else []
-
-
-@pytest.mark.skipif(bool(AS_ANYBODY) and not shutil.which("setpriv"), reason="root can give up its rights with setpriv only")
-def test_an_install_that_cannot_be_written_to(tmp_path):
-    """Neither beside the sources nor at home: machine code goes to a private folder, and rows are read."""
-    install, temporary, home = tmp_path / "install", tmp_path / "tmp", tmp_path / "home"
-    shutil.copytree(ROOT / "sae", install / "sae", ignore=shutil.ignore_patterns("__pycache__"))
-    temporary.mkdir()
-    home.mkdir()
-    for folder in (home, install / "sae", *(path for path in install.rglob("*") if path.is_dir())):
-        folder.chmod(0o555)
-    try:
-        environment = {"HOME": str(home), "TMPDIR": str(temporary)}
-        chosen = (
-            f"import sys; sys.path.insert(0, {str(install)!r})\nimport sae; assert sae.__file__.startswith({str(install)!r})\n"
-        )
-        python(chosen + READ, environment, AS_ANYBODY)
-        (folder,) = temporary.glob("sae-*")
-        assert folder.stat().st_mode & 0o077 == 0
-        assert list(folder.rglob("*.nbi"))
-    finally:
-        for folder in (home, install / "sae", *(path for path in install.rglob("*") if path.is_dir())):
-            folder.chmod(0o755)
-
-
 def test_a_folder_that_is_not_ours_is_not_taken(tmp_path):
     first = machine_code.private_folder(tmp_path)
     assert machine_code.private_folder(tmp_path) == first, "the next process finds it"
