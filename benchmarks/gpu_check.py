@@ -35,8 +35,8 @@ from sae.kernels.objective import Objective, UpdateRule
 from sae.kernels.triton_buffers import Tuning
 from sae.live.rows import LiveRows
 from sae.provenance import Run
-from sae.source.transformer import TransformerSource, build_native, fields_to_train, site_of
-from sae.source.transformer_config import TransformerConfig
+from sae.source.transformer import TransformerSource, build_native, site_of
+from sae.source.transformer_config import TransformerConfig, fields_to_train
 from sae.storage.tokens import SPLITS, TokenStore, write_tokens
 from sae.training.config import TrainConfig
 from sae.training.fit import Trained, fit

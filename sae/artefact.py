@@ -15,10 +15,9 @@ import dataclasses
 import fcntl
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from sae import foreign
 from sae.errors import LockedError, StoreError, disk_told
@@ -26,8 +25,6 @@ from sae.exchange import aside, take_place
 from sae.foreign import RUN_FILE
 from sae.provenance import SCHEMA, Run, sha256_file
 from sae.shown import printable_lines
-
-T = TypeVar("T")
 
 TOLD = "told.txt"
 """What a study says in words, in its folder."""
@@ -122,30 +119,6 @@ def read_run(path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:
         except (FileNotFoundError, IsADirectoryError):
             raise StoreError(f"{path} has no {RUN_FILE}: an unfinished or foreign {kind}; make it again: {made_by}") from None
     return parse_run(content, path, kind, made_by=made_by)
-
-
-def steadily(path: str | Path, read: Callable[[], T]) -> T:
-    """What `read` finds in the artefact `path`, once more where that was replaced meanwhile: a record of the old one and files of
-    the new one are neither."""
-    while True:
-        before = _identity(path)
-        try:
-            found = read()
-        except OSError:  # ours for what is damaged, missing or refused too
-            if before is None or before == _identity(path):
-                raise
-            continue
-        if before == _identity(path):
-            return found
-
-
-def _identity(path: str | Path) -> tuple[int, ...] | None:
-    """Tells one commit of an artefact from the next."""
-    try:
-        found = os.stat(Path(path) / RUN_FILE)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def parse_run(content: bytes, path: str | Path, kind: str, *, made_by: str = "dvc repro") -> Run:

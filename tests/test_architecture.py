@@ -16,7 +16,7 @@ LAYERS = [
     ["errors", "shapes", "exchange"],
     ["chance", "device", "machine_code", "paths", "processor", "provenance", "progress", "tensors", "ties"],
     ["foreign"],
-    ["config", "artefact", "accumulate"],
+    ["config", "artefact", "opened", "accumulate"],
     ["metrics", "dictionary", "reports", "storage"],
     ["kernels", "source"],
     ["training"],

@@ -17,6 +17,7 @@ import pytest
 from sae import artefact, exchange, foreign
 from sae.artefact import digest, read_run, verify, write_text, writing
 from sae.errors import DiskError, LockedError, StoreError
+from sae.opened import steadily
 from sae.provenance import Run, sha256_file
 
 RUN = Run(kind="tokens", code="test", versions={"python": "3"})
@@ -328,7 +329,7 @@ def test_readers_beside_a_writer_find_the_old_one_or_the_new(
     writer.start()
     n_read = 0
     while not done.is_set() or n_read < 5:
-        stated, text = artefact.steadily(tmp_path / "a", read)
+        stated, text = steadily(tmp_path / "a", read)
         assert stated == hashlib.sha256(text.encode()).hexdigest()
         n_read += 1
     writer.join()

@@ -67,6 +67,7 @@ def test_loading_training_and_stores_in_an_install_that_cannot_be_written_to(ins
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
     assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-3000:]}"
     (folder,) = (tmp_path / "tmp").glob("sae-*")
+    assert folder.stat().st_mode & 0o077 == 0
     assert list(folder.rglob("*.nbi")), "machine code was kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given", "install", "out", "tmp", "unwritable"], "no folder '~'"
 

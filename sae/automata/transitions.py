@@ -38,80 +38,78 @@ class Steps:
     """Of one dictionary over a text."""
 
     n_steps: int
-    per_context: int
+    most: int
+    """Steps of the context that has the most."""
     first: Firings
     """Active at the first of a step; `token` is the step, each value 1."""
     second: Firings
     _seconds: ByToken
     _shuffled: ByToken
     _by_context: tuple[Firings, ByToken]
-    """Counts by context."""
+    """Counts by context, the firsts' weighted by `most` / T."""
     _spread: tuple[Firings, ByToken]
-    """count · (T − count) by context."""
+    """count · (T − count) by context, the firsts' weighted by `most`² (`most` − 1) / (T² (T − 1))."""
 
     def rows(self, begin: int, end: int) -> StepRows:
         """Of the features `begin` to `end`."""
-        m, per = self.first.n_features, self.per_context
+        m, most = self.first.n_features, self.most
         count, shuffled = (product_rows(self.first, seconds, begin, end, m) for seconds in (self._seconds, self._shuffled))
         expected, variance = (product_rows(*sides, begin, end, m) for sides in (self._by_context, self._spread))
-        variance /= per**2 * max(per - 1, 1)
-        return StepRows(count, shuffled, expected / per, np.sqrt(variance))
+        variance /= most**2 * max(most - 1, 1)
+        return StepRows(count, shuffled, expected / most, np.sqrt(variance))
 
 
 def steps_of(text: Text, firings: Firings, chance: np.random.Generator) -> Steps:
-    """All steps of the text. Raises `CorpusError` where contexts hold fewer than two positions that count, or where other ones
-    count in some contexts than in others."""
-    n_contexts, length = text.kept.shape
-    begin, end = _counted(text)
-    per = end - begin - 1
-    if per < 1:
-        raise CorpusError(f"contexts of {length} tokens hold no two neighbours that count; raise tokens.context_length")
-    first = _part(firings, length, begin, end - 2, begin)
-    second = _part(firings, length, begin + 1, end - 1, begin + 1)
-    order = chance.random((n_contexts, per)).argsort(1) + np.arange(n_contexts)[:, None] * per
-    shuffled = replace(second, token=order.ravel()[second.token].astype(np.int32))
-    counts = [_by_context(part, per) for part in (first, second)]
-    spread = [replace(part, value=part.value * (per - part.value)) for part in counts]
+    """All steps of the text; of a context as many as it has.
+    Raises `CorpusError` where none holds two neighbouring positions that count."""
+    is_step = text.kept[:, :-1] & text.kept[:, 1:]
+    of_context = is_step.sum(1)
+    n_steps, most = int(of_context.sum()), int(of_context.max(initial=0))
+    if most < 1:
+        raise CorpusError(
+            f"contexts of {text.kept.shape[1]} tokens hold no two neighbours that count; raise tokens.context_length"
+        )
+    begun, ended = (np.full(text.kept.shape, -1) for _ in range(2))
+    begun[:, :-1][is_step] = ended[:, 1:][is_step] = np.arange(n_steps)
+    first, second = _part(firings, begun.ravel()), _part(firings, ended.ravel())
+    context = np.repeat(np.arange(len(of_context)), of_context)
+    order = np.lexsort((chance.random(n_steps), context))
+    shuffled = replace(second, token=order[second.token].astype(np.int32))
+    counts = [_by_context(part, context) for part in (first, second)]
+    spread = [replace(part, value=part.value * (of_context[part.token] - part.value).astype(np.float32)) for part in counts]
+    t = np.maximum(of_context, 1)
+    share, width = most / t, (most**2 * max(most - 1, 1)) / (t**2 * np.maximum(t - 1, 1))
     return Steps(
-        n_steps=n_contexts * per,
-        per_context=per,
+        n_steps=n_steps,
+        most=most,
         first=first,
         second=second,
-        _seconds=by_token(second, n_contexts * per),
-        _shuffled=by_token(shuffled, n_contexts * per),
-        _by_context=(counts[0], by_token(counts[1], n_contexts)),
-        _spread=(spread[0], by_token(spread[1], n_contexts)),
+        _seconds=by_token(second, n_steps),
+        _shuffled=by_token(shuffled, n_steps),
+        _by_context=(_weighted(counts[0], share), by_token(counts[1], len(t))),
+        _spread=(_weighted(spread[0], width), by_token(spread[1], len(t))),
     )
 
 
-def _counted(text: Text) -> tuple[int, int]:
-    """From which position to before which one every context counts."""
-    counts = text.kept[0]
-    begin = int(counts.argmax())
-    end = begin + int(counts.sum())
-    if not counts[begin:end].all() or (text.kept != counts).any():
-        raise CorpusError(
-            "automata compare the order of a context's tokens with chance, for which the same run of positions must count in "
-            "every context; here tokens.pad or tokens.predicted_mask makes them differ"
-        )
-    return begin, end
+def _part(firings: Firings, step: ndarray) -> Firings:
+    """What fires at the tokens that have a `step`, which is -1 for others."""
+    chosen = np.flatnonzero(step[firings.token] >= 0)
+    steps = step[firings.token[chosen]].astype(np.int32)
+    return _sorted(firings.n_features, firings.feature[chosen], steps, np.ones(len(chosen), np.float32))
 
 
-def _part(firings: Firings, length: int, lowest: int, highest: int, shift: int) -> Firings:
-    """What fires at the positions `lowest` to `highest` of a context; the step of position p is p − `shift`."""
-    context, position = np.divmod(firings.token, length)
-    chosen = np.flatnonzero((position >= lowest) & (position <= highest))
-    step = context[chosen] * (highest - lowest + 1) + position[chosen] - shift
-    return _sorted(firings.n_features, firings.feature[chosen], step.astype(np.int32), np.ones(len(chosen), np.float32))
-
-
-def _by_context(firings: Firings, per_context: int) -> Firings:
-    """How often each feature fires in each context: `token` is the context, the value is the count."""
-    n_contexts = int(firings.token.max(initial=-1)) // per_context + 1
-    flat = firings.feature.astype(np.int64) * n_contexts + firings.token // per_context  # sorted already
+def _by_context(firings: Firings, context: ndarray) -> Firings:
+    """How often each feature fires in each context: `token` is the context, the value is the count. `context` is each step's."""
+    n_contexts = int(context.max(initial=-1)) + 1
+    flat = firings.feature.astype(np.int64) * n_contexts + context[firings.token]  # sorted already
     distinct, count = np.unique(flat, return_counts=True)
-    feature, context = np.divmod(distinct, max(n_contexts, 1))
-    return _sorted(firings.n_features, feature.astype(firings.feature.dtype), context.astype(np.int32), count.astype(np.float32))
+    feature, owner = np.divmod(distinct, max(n_contexts, 1))
+    return _sorted(firings.n_features, feature.astype(firings.feature.dtype), owner.astype(np.int32), count.astype(np.float32))
+
+
+def _weighted(firings: Firings, weight: ndarray) -> Firings:
+    """Values times the weight of their context."""
+    return replace(firings, value=(firings.value * weight[firings.token]).astype(np.float32))
 
 
 def _sorted(n_features: int, feature: ndarray, token: ndarray, value: ndarray) -> Firings:

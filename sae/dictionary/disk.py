@@ -13,6 +13,7 @@ from sae.dictionary.base import Dictionary
 from sae.dictionary.relu import ReluDictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
 from sae.errors import StoreError, disk_told
+from sae.opened import steadily
 from sae.paths import given
 from sae.tensors import save_tensors
 
@@ -33,7 +34,7 @@ def read_dictionary(path: str | Path) -> Dictionary:
     Raises `StoreError`, also where its weights are no floats or hold NaN or infinity; `DiskError` where the system does not let
     it be read."""
     path = given(path)
-    return artefact.steadily(path, lambda: _read(path))
+    return steadily(path, lambda: _read(path))
 
 
 def _read(path: Path) -> Dictionary:

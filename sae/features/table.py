@@ -6,6 +6,7 @@ The table holds all that the browser shows: the vocabulary is beside it, so noth
 import base64
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy import ndarray
 from sae import artefact
 from sae.errors import ConfigError, StoreError
 from sae.features.feature import Feature, describe
+from sae.opened import Opened, steadily
 from sae.paths import given
 from sae.provenance import Run
 from sae.storage import arrays
@@ -136,14 +138,17 @@ class TableInfo:
 class FeatureTable:
     """Columns by name: `table["density"]` is a numpy array (see `COLUMNS`); `table.feature(3450)` describes one feature."""
 
-    def __init__(self, columns: Mapping[str, Any], info: TableInfo, vocabulary: list[bytes], run: Run):
-        """`columns` are arrays in memory, or arrays on disk that are read when asked for."""
+    def __init__(
+        self, columns: Mapping[str, Any], info: TableInfo, vocabulary: list[bytes], run: Run, opened: Opened | None = None
+    ):
+        """`columns` are arrays in memory, or arrays on disk that are read when asked for, of the artefact `opened`."""
         _check(columns, info)
         self.info, self.vocabulary = info, vocabulary
         self.n_tokens, self.kinds, self.window = info.n_tokens, info.kinds, info.window
         self.run = run
         """Where it came from; of one that was never saved only the id, the dictionary's."""
         self._columns = columns
+        self._reading = nullcontext if opened is None else opened.reading
         self._read: dict[str, ndarray] = {}
 
     @property
@@ -154,18 +159,23 @@ class FeatureTable:
         return self.n_features
 
     def __getitem__(self, name: str) -> ndarray:
-        """A whole column. Raises `ConfigError` for one that is not declared."""
+        """A whole column. Raises `ConfigError` for one that is not declared, `StoreError` where another table has taken the place
+        of this one."""
         if name not in COLUMNS:
             raise ConfigError(f"a feature table has no column '{name}'; it has {', '.join(COLUMNS)}")
         if name not in self._read:
-            self._read[name] = np.asarray(self._columns[name][...])
+            with self._reading():
+                found = np.asarray(self._columns[name][...])
+            self._read[name] = found
         return self._read[name]
 
     def row(self, index: int) -> dict[str, ndarray]:
-        """All columns of one feature, without reading the others. Raises `ConfigError` where there is none such."""
+        """All columns of one feature, without reading the others. Raises `ConfigError` where there is none such, `StoreError` as
+        above."""
         if not 0 <= index < self.n_features:
             raise ConfigError(f"no feature {index}: the table of {self.run.id or 'this dictionary'} has {self.n_features}")
-        return {name: np.asarray(self._columns[name][index]) for name in COLUMNS}
+        with self._reading():
+            return {name: np.asarray(self._columns[name][index]) for name in COLUMNS}
 
     def feature(self, index: int) -> Feature:
         """What is known of one feature, to read or to print. Raises `ConfigError` where there is none such."""
@@ -182,7 +192,7 @@ class FeatureTable:
         Raises `StoreError` where it is missing, unfinished or damaged.
         """
         path = given(path)
-        return artefact.steadily(path, lambda: cls._open(path))
+        return steadily(path, lambda: cls._open(path))
 
     @classmethod
     def _open(cls, path: Path) -> "FeatureTable":
@@ -199,7 +209,7 @@ class FeatureTable:
             raise StoreError(f"{path} is no feature table that this version reads ({error}); make it again") from None
         encoded = json.loads((path / VOCABULARY).read_text(encoding="ascii"))
         columns = {name: arrays.get_array(group, name) for name in COLUMNS}
-        return cls(columns, info, [base64.b64decode(token) for token in encoded], run)
+        return cls(columns, info, [base64.b64decode(token) for token in encoded], run, Opened(path))
 
 
 def write_blocks(

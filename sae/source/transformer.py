@@ -22,6 +22,7 @@ from torch import Tensor
 from sae import artefact
 from sae.chance import generator
 from sae.errors import ConfigError, StoreError, needs, raise_if_of_disk
+from sae.opened import steadily
 from sae.paths import given
 from sae.provenance import Run
 from sae.shapes import Activations, Directions, Logits, LogitWeights, Positions, TakenActivations, TokenLosses, Tokens
@@ -306,7 +307,7 @@ def load_source(path: str | Path, device: str | torch.device = "cpu") -> Transfo
     Raises `StoreError` where it is missing or damaged, `UnavailableError` where its weights lie in a hub out of reach.
     """
     path = given(path)
-    return artefact.steadily(path, lambda: _load(path, device))
+    return steadily(path, lambda: _load(path, device))
 
 
 def _load(path: Path, device: str | torch.device) -> TransformerSource:

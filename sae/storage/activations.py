@@ -16,6 +16,7 @@ import numpy as np
 
 from sae import artefact
 from sae.errors import ConfigError, StoreError
+from sae.opened import steadily
 from sae.provenance import Run
 from sae.shapes import RowOrigins, Rows
 from sae.storage import arrays, prefetch
@@ -143,7 +144,7 @@ class ActivationStore:
         large, each chunk is compared with its checksum whenever it is read), `UnavailableError` where a bucket gives no
         answer."""
         folder = folder_of(path)
-        return artefact.steadily(folder, lambda: cls._open(folder, cache))
+        return steadily(folder, lambda: cls._open(folder, cache))
 
     @classmethod
     def _open(cls, path: Path, cache: bool | None) -> "ActivationStore":

@@ -13,6 +13,7 @@ A document's number is its place in the corpus (line of documents.jsonl.zst, fro
 import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from sae import artefact
 from sae.errors import StoreError
+from sae.opened import Opened, steadily
 from sae.paths import given
 from sae.provenance import Run
 from sae.shapes import Counts, DocumentArray, KindArray, TokenArray, Tokens
@@ -112,7 +114,9 @@ class Split:
         document: arrays.Array,
         document_kind: np.ndarray,
         counts: arrays.Array | None = None,
+        opened: Opened | None = None,
     ):
+        self._reading = nullcontext if opened is None else opened.reading
         self._tokens, self._document, self._document_kind = tokens, document, document_kind
         self._counts = counts
         self.n_contexts, self.context_length = tokens.shape
@@ -128,19 +132,23 @@ class Split:
         return self.n_contexts * self.context_length
 
     def __getitem__(self, contexts: slice) -> Contexts:
-        tokens = arrays.read(self._tokens, contexts)
-        document = arrays.read(self._document, contexts)
-        kind = np.where(document == NO_DOCUMENT, np.int16(-1), self._document_kind[document])
-        if self._counts is None:
-            return Contexts.whole(tokens, document, kind.astype(np.int16))
-        return Contexts(tokens, document, kind.astype(np.int16), arrays.read(self._counts, contexts) == 1)
+        """Raises `StoreError` where another store has taken the place of this one."""
+        with self._reading():
+            tokens = arrays.read(self._tokens, contexts)
+            document = arrays.read(self._document, contexts)
+            counts = None if self._counts is None else arrays.read(self._counts, contexts) == 1
+        kind = np.where(document == NO_DOCUMENT, np.int16(-1), self._document_kind[document]).astype(np.int16)
+        if counts is None:
+            return Contexts.whole(tokens, document, kind)
+        return Contexts(tokens, document, kind, counts)
 
     def sequences(self) -> Sequences:
-        """All contexts, without their documents, in memory."""
-        tokens = arrays.read(self._tokens, slice(0, self.n_contexts))
-        if self._counts is None:
-            return Sequences.whole(tokens)
-        return Sequences(tokens, arrays.read(self._counts, slice(0, self.n_contexts))[:, :-1] == 1)
+        """All contexts, without their documents, in memory. Raises `StoreError` as above."""
+        everything = slice(0, self.n_contexts)
+        with self._reading():
+            tokens = arrays.read(self._tokens, everything)
+            counts = None if self._counts is None else arrays.read(self._counts, everything)
+        return Sequences.whole(tokens) if counts is None else Sequences(tokens, counts[:, :-1] == 1)
 
     def batches(self, n_contexts: int, *, start: int = 0, limit: int | None = None) -> Iterator[Contexts]:
         """Consecutive batches of at most `n_contexts`, over the first `limit` contexts (all where None); those of them that begin
@@ -171,6 +179,7 @@ class TokenStore:
         self.masked = bool(group.attrs.get("masked", False))
         """Whether some positions do not count: `Contexts.counts`."""
         self._document_kind = arrays.read_array(group, "document_kind")
+        self._opened = Opened(path)
 
     @property
     def n_vocab(self) -> int:
@@ -189,6 +198,7 @@ class TokenStore:
             arrays.get_array(self._group, f"{name}/document"),
             self._document_kind,
             arrays.get_array(self._group, f"{name}/counts") if self.masked else None,
+            self._opened,
         )
 
     def text(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -205,7 +215,7 @@ class TokenStore:
     def open(cls, path: str | Path) -> "TokenStore":
         """Raises `StoreError` where the store is missing, unfinished or damaged (all its bytes are read: about 1 s a GB)."""
         path = given(path)
-        return artefact.steadily(path, lambda: cls._open(path))
+        return steadily(path, lambda: cls._open(path))
 
     @classmethod
     def _open(cls, path: Path) -> "TokenStore":

@@ -17,13 +17,13 @@ SMALL = gpu_check.Settings(
     rounds=1,
     steps=2,
     examined=(30, 200),
-    n_rows=200,
+    n_rows=120,
     n_features=24,
     batch_size=40,
-    n_steps=12,
+    n_steps=6,
     context_length=8,
     n_vocab=50,
-    live_rows=240,
+    live_rows=120,
 )
 
 
@@ -46,6 +46,7 @@ def table(capsys):
     return dict(line.strip("| ").split(" | ") for line in lines[2:])
 
 
+@pytest.mark.slow
 def test_a_card_on_which_all_is_right(engine, capsys):
     assert gpu_check.main([], SMALL) == 0
     told = table(capsys)
@@ -69,10 +70,11 @@ def test_a_card_on_which_something_is_wrong(engine, capsys, monkeypatch):
 
     engine.spoil = staticmethod(spoil)
     monkeypatch.setattr(gpu_step, "problem", dies)
+    monkeypatch.setattr(gpu_check, "CHECKS", (gpu_check.start_up, gpu_check.resumed, gpu_check.speed))
     assert gpu_check.main(["--device", "cuda:1"], SMALL) == 1
     told = table(capsys)
     assert all(told[f"check, {name}"].startswith("WRONG: on the sparse path n_fired differs") for name in gpu_check.RECIPES)
-    assert [told[name] for name in ("stopped and resumed", "live rows, twice", "cuda:1")] == ["OTHER BITS"] * 3
+    assert told["stopped and resumed"] == "OTHER BITS"
     assert told["speed"] == "FAILED: RuntimeError: CUDA error: an illegal memory access"
 
 

@@ -9,6 +9,7 @@ import torch
 from sae.errors import ConfigError
 from sae.kernels import triton_door
 from sae.kernels.cuda import CudaEngine
+from sae.kernels.gpu_check import PATHS, TOLERANCES, Asked, differences, examined
 from sae.kernels.gradients import Weights
 from sae.kernels.objective import Objective, UpdateRule
 from sae.kernels.state import State
@@ -16,6 +17,9 @@ from tests.kernels.triton_reference import SMALL
 from tests.support.pretended_device import pretended
 
 needs_interpreter = pytest.mark.skipif(not triton_door.RUNS_INTERPRETED, reason="needs Triton's interpreter")
+CHECKED = Asked(
+    device="cuda", d_mlp=7, objective=Objective(), rule=UpdateRule(), n_rows=20, n_features=20, sparse_below=0.1, tuning=SMALL
+)
 RATES = [(0.7, 1e-2), (0.4, 3e-3), (0.5, 1e-3)]
 
 
@@ -83,3 +87,20 @@ def test_another_thread_may_allocate_while_a_graph_is_made(monkeypatch):
 def test_the_interpreter_is_refused_for_tensors_on_a_device():
     with pretended(compiles=False), pytest.raises(ConfigError, match="Unset TRITON_INTERPRET"):
         engine("cuda")
+
+
+@needs_interpreter
+@pytest.mark.parametrize("path", ["sparse", "overflow"])
+def test_the_start_up_checks_reference_has_the_kernels_numbers(path):
+    with pretended():
+        for step in differences(CHECKED, path):
+            assert all(step[name] <= TOLERANCES[name] for name in step), step
+
+
+@pytest.mark.slow
+@needs_interpreter
+def test_the_kernels_pass_the_start_up_check():
+    with pretended() as gpu:
+        wrong, found = examined(CHECKED)
+        assert wrong is None, found
+        assert gpu.n_graphs == 3 * len(PATHS)

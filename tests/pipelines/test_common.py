@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines.common import RunConfig, Stage, run_stage
 from sae.config import build
@@ -34,6 +35,21 @@ def test_params_may_lie_elsewhere_and_be_set_otherwise(tmp_path, monkeypatch, ca
         run_stage("train", seen.append)
     assert caught.value.code == 78
     assert "'rnu.x=1' sets no parameter" in capsys.readouterr().err
+
+
+def test_a_stage_asks_for_the_same_bits_but_has_no_new_memory_filled(tmp_path, monkeypatch):
+    """Under torch's determinism each new tensor is first filled with NaN: 0.8 ms for a batch, and all of it is written anyway."""
+    (tmp_path / "params.yaml").write_text("run: {device: cpu}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["x"])
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # as torch has it
+    seen = []
+
+    def stage(_):
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory))
+
+    run_stage("train", stage)
+    assert seen == [(True, False)]
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,6 @@ def test_new_memory_is_not_filled_with_nan(monkeypatch):
     seen = []
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # as torch has it
     watcher = Watcher(lambda n: seen.append(torch.utils.deterministic.fill_uninitialized_memory))
-    fit(toy_rows(), [toy_config(n_steps=2)], device="cpu", observers=[[watcher]])
+    fit(toy_rows(), [toy_config(n_steps=2, engine="dense")], device="cpu", observers=[[watcher]])
     assert seen == [False, False]
     assert torch.utils.deterministic.fill_uninitialized_memory
