@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: repro full results scm test test-old-processor test-nudged test-pipeline test-slow faults test-triton check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store gpu-check setup clean
+.PHONY: repro full results scm test test-old-processor test-nudged test-pipeline test-slow faults test-triton test-triton-cards check lint types deps bench bench-density bench-width bench-quality bench-forward bench-harvest bench-store gpu-check setup clean
 
 repro: setup scm
 	dvc repro
@@ -47,10 +47,13 @@ test-slow: setup
 faults: setup
 	python -m pytest -s -m "slow or not slow" tests/faults
 
-# The GPU's kernels in Triton's interpreter, and compiled for five kinds of cards. Beside the environment, so that nothing else imports it; on a GPU torch brings its own.
+# The GPU's kernels in Triton's interpreter, and compiled for an H100 (test-triton-cards: for five kinds of cards). Beside the environment, so that nothing else imports it; on a GPU torch brings its own.
 TRITON := triton==3.7.1
 test-triton: setup $(VENV)/triton/installed
 	PYTHONPATH=$(VENV)/triton python -m pytest -n 2 tests/kernels -k "triton or cuda" -m "not slow or ahead"
+
+test-triton-cards: setup $(VENV)/triton/installed
+	SAE_COMPILE_FOR="80 86 90 100 120" PYTHONPATH=$(VENV)/triton python -m pytest -n 2 tests/kernels/test_triton_compile.py -m ahead
 
 $(VENV)/triton/installed: pyproject.toml
 	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/triton $(TRITON)
