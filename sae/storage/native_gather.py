@@ -148,21 +148,12 @@ def _gather_bfloat16(addresses, out):
 
 @numba.njit(**COMPILED)
 @no_type_check
-def _gather_float32(addresses, out):
+def _gather_as_they_are(addresses, out):
+    """Float32, or 16 bits of any kind as uint16."""
     width = out.shape[1]
     for i in range(len(addresses)):
-        _ask_for_row(addresses, i + AHEAD, 4 * width)
-        out[i] = numba.carray(_pointer(addresses[i]), (width,), np.float32)
-
-
-@numba.njit(**COMPILED)
-@no_type_check
-def _gather_words(addresses, out):
-    """16 bits as they are."""
-    width = out.shape[1]
-    for i in range(len(addresses)):
-        _ask_for_row(addresses, i + AHEAD, 2 * width)
-        out[i] = numba.carray(_pointer(addresses[i]), (width,), np.uint16)
+        _ask_for_row(addresses, i + AHEAD, out.itemsize * width)
+        out[i] = numba.carray(_pointer(addresses[i]), (width,), out.dtype)
 
 
 @numba.njit(**COMPILED)
@@ -185,13 +176,11 @@ def gather(chunks: Sequence[np.ndarray], first_rows: np.ndarray, rows: np.ndarra
     assert out.flags.c_contiguous, "rows are written one behind the other"
     places = np.array([chunk.ctypes.data for chunk in chunks], np.uint64)
     addresses = _addresses(rows, first_rows, places, chunks[0].strides[0])
-    if out.dtype == np.uint16:
-        _gather_words(addresses, out)
+    if out.dtype == np.uint16 or dtype == "float32":
+        _gather_as_they_are(addresses, out)
     elif dtype == "float16" and HAS_INSTRUCTION:
         _gather_float16(addresses, out)
     elif dtype == "float16":
         _gather_float16_by_bits(addresses, out, out.view(np.uint32))
-    elif dtype == "bfloat16":
-        _gather_bfloat16(addresses, out.view(np.uint32))
     else:
-        _gather_float32(addresses, out)
+        _gather_bfloat16(addresses, out.view(np.uint32))
