@@ -19,7 +19,7 @@ import torch
 
 from sae import artefact
 from sae.config import override, read_params, read_section
-from sae.device import to_device
+from sae.device import to_device, unfilled
 from sae.errors import ConfigError, SaeError, disk_told, in_one_line
 from sae.provenance import Run
 
@@ -159,11 +159,9 @@ def run_stage(
         with disk_told(f"running stage {name}"):
             stage = Stage(name, override(read_params(given.params), given.set))
             torch.use_deterministic_algorithms(True, warn_only=True)
-            # Else each new tensor is first filled with NaN.
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             if stage.config.threads:
                 torch.set_num_threads(stage.config.threads)
-            with stage.locked() if alone else nullcontext():
+            with unfilled(), stage.locked() if alone else nullcontext():
                 main(stage)
     except SaeError as error:
         warnings.simplefilter("ignore", RuntimeWarning)  # zarr's, of what it did not begin any more; they would follow the line

@@ -1,6 +1,9 @@
-"""Where to compute: the name of a device, as people write it, as torch's."""
+"""Where to compute: the name of a device, as people write it, as torch's; and what torch does there unasked."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -39,3 +42,16 @@ def _why_not() -> str:
         f"torch {torch.__version__} is a build for the CPU alone; install the one for "
         f'CUDA with: pip install --force-reinstall "torch=={version}"{index}; or use device: cpu'
     )
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """New memory keeps what was in it, also where the caller asked torch for determinism, under which each tensor is first filled
+    with NaN (0.8 ms for a batch of 8,192 rows). Everything is written here before it is read."""
+    switches: Any = torch.utils.deterministic
+    before = switches.fill_uninitialized_memory
+    switches.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        switches.fill_uninitialized_memory = before

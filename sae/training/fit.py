@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae.config import build
-from sae.device import to_device
+from sae.device import to_device, unfilled
 from sae.dictionary.base import Dictionary
 from sae.errors import ConfigError, DivergenceError, NumericsError
 from sae.kernels.choice import refuse_what_has_no_room
@@ -24,7 +24,6 @@ from sae.training.data import Feed, IteratorFeed, RowSource, TensorRows
 from sae.training.health import Ending, warnings
 from sae.training.identity import deciding, identity_of
 from sae.training.observers import History, Observer, Progress, wants_bar
-from sae.training.precision import unfilled
 from sae.training.sparsity import missed_target
 from sae.training.stopping import Stop, Stopped, stop_request
 from sae.training.together import Together
