@@ -46,27 +46,38 @@ def main(stage: Stage) -> None:
         for name, one in trained.items():
             assert one.dictionary.run is not None, "fit sets it"
             table[name] = one.dictionary.run.facts["last_record"]
-    remove_others(folder, set(config.dictionaries))
+    remove_others(folder, set(configs))
     made = tuple(folder / name.rsplit("/", 1)[1] / "dictionary" for name in table)
     with artefact.writing(stage.reports / "sweep", stage.run("sweep", config, id=stage.transformer_id, parents=made)) as draft:
         write_figures(draft.path, "sweep", table)
 
 
-def remove_others(folder: Path, names: set[str]) -> None:
-    """Remove the dictionaries of an earlier sweep that are none of this one: DVC keeps the whole folder. What else lies there
-    stays."""
+def remove_others(folder: Path, ids: set[str]) -> None:
+    """Remove the dictionaries of an earlier sweep that are none of this one's `ids`: DVC keeps the whole folder. What else lies
+    there stays."""
     for dictionary in sorted(folder.glob("*/dictionary")):
-        if dictionary.parent.name in names:
+        name = f"{folder.parent.name}/sweep/{dictionary.parent.name}"
+        if name in ids:
             continue
-        try:
-            foreign.refuse(dictionary, ("dictionary",))
-        except StoreError as error:
-            print(f"sweep: {dictionary} is of no dictionary that is asked for, and was left: {error}")
+        if reason := _not_ours(dictionary, name):
+            print(f"sweep: {dictionary} is of no dictionary that is asked for, and was left: {reason}")
             continue
         artefact.discard(dictionary)
         artefact.lock_of(dictionary).unlink(missing_ok=True)
         with suppress(OSError):  # there is something else
             dictionary.parent.rmdir()
+
+
+def _not_ours(dictionary: Path, name: str) -> str | None:
+    """Why this is none that a sweep trained as `name`; None where it is."""
+    if dictionary.is_symlink() or dictionary.parent.is_symlink():
+        return "it is a link"
+    try:
+        foreign.refuse(dictionary, ("dictionary",))
+        made_as = artefact.read_run(dictionary, "dictionary").id
+    except StoreError as error:
+        return str(error)
+    return None if made_as == name else f"it was not trained by a sweep, but is {made_as or 'nameless'}"
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def write(path, kind="corpus", text="text", **options):
-    with artefact.writing(path, Run(kind=kind, code="test", versions={}), **options) as draft:
+def write(path, kind="corpus", text="text", id="", **options):
+    with artefact.writing(path, Run(kind=kind, id=id, code="test", versions={}), **options) as draft:
         (draft.path / "sub").mkdir()
         (draft.path / "sub/data").write_text(text)
 
@@ -185,14 +185,30 @@ def test_the_parts_of_a_pass_are_removed_and_nothing_beside_them(tmp_path):
 
 
 def test_dictionaries_of_an_earlier_sweep_go_and_what_else_lies_there_stays(tmp_path, capsys):
+    folder = tmp_path / "A/sweep"
     for name in ("old", "kept", "noted"):
-        write(tmp_path / name / "dictionary", "dictionary")
-    fill(tmp_path / "mine/dictionary", THEIRS["a repository"])
-    (tmp_path / "noted/dictionary/notes.txt").touch()
-    remove_others(tmp_path, {"kept"})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "mine", "noted"]
+        write(folder / name / "dictionary", "dictionary", id=f"A/sweep/{name}")
+    fill(folder / "mine/dictionary", THEIRS["a repository"])
+    (folder / "noted/dictionary/notes.txt").touch()
+    remove_others(folder, {"A/sweep/kept"})
+    assert sorted(path.name for path in folder.iterdir()) == ["kept", "mine", "noted"]
     assert capsys.readouterr().out.count("was left") == 2
-    assert (tmp_path / "mine/dictionary/paper.tex").read_text() == "years of work"
+    assert (folder / "mine/dictionary/paper.tex").read_text() == "years of work"
+
+
+def test_no_sweep_removes_a_dictionary_that_was_put_there(tmp_path, capsys):
+    """By `sae.save`, or as a link: what it leads to was emptied."""
+    folder = tmp_path / "A/sweep"
+    write(folder / "saved/dictionary", "dictionary", id="A/1")
+    for name in ("linked", "linked-whole"):
+        write(tmp_path / name / "dictionary", "dictionary", id=f"A/sweep/{name}")
+    (folder / "linked").mkdir()
+    (folder / "linked/dictionary").symlink_to(tmp_path / "linked/dictionary")
+    (folder / "linked-whole").symlink_to(tmp_path / "linked-whole")
+    before = content(tmp_path)
+    remove_others(folder, set())
+    assert content(tmp_path) == before
+    assert capsys.readouterr().out.count("was left") == 3
 
 
 def test_pictures_of_somebody_elses_stay(tmp_path, monkeypatch):
