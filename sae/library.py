@@ -129,8 +129,8 @@ def save(dictionary: Dictionary, path: str | Path) -> None:
     """Write a dictionary to the folder `path`, all or nothing; `load(path)` reads it back, its `run` too.
 
     The folder is new, empty, or a dictionary, which is replaced; where it is a link, what it leads to is. Raises
-    `StoreError` where anything else is in it, `DiskError` where the disk is full, `LockedError` where another process
-    writes there."""
+    `StoreError` where anything else is in it or the weights hold NaN or infinity, `DiskError` where the disk is full,
+    `LockedError` where another process writes there."""
     folder = Path(os.path.realpath(given(path)))
     run = dictionary.run or Run(kind="dictionary")
     with artefact.writing(folder, run, advice="give a new or an empty folder") as draft:

@@ -22,8 +22,10 @@ WEIGHTS, SHAPE = "weights.safetensors", "dictionary.json"
 
 
 def write_dictionary(dictionary: Dictionary, path: Path) -> None:
-    """Put the dictionary's two files into the draft directory `path`."""
-    save_tensors({name: value.float() for name, value in dictionary.state_dict().items()}, path / WEIGHTS)
+    """Put the dictionary's two files into the draft directory `path`. Raises `StoreError` for weights that could not be read
+    again."""
+    tensors = {name: value.float() for name, value in dictionary.state_dict().items()}
+    save_tensors(_checked(tensors, "the dictionary"), path / WEIGHTS)
     shape = {"variant": dictionary.variant, "n_features": dictionary.n_features, "d_mlp": dictionary.d_mlp}
     (path / SHAPE).write_text(json.dumps(shape, indent=1) + "\n", encoding="utf-8")
 
@@ -45,7 +47,7 @@ def _read(path: Path) -> Dictionary:
     artefact.verify(path, run, only=(WEIGHTS, SHAPE))
     try:
         shape = json.loads((path / SHAPE).read_text(encoding="utf-8"))
-        dictionary = VARIANTS[shape["variant"]].from_tensors(_checked(load_file(path / WEIGHTS), path))
+        dictionary = VARIANTS[shape["variant"]].from_tensors(_checked(load_file(path / WEIGHTS), str(path)))
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         known = ", ".join(VARIANTS)
         raise StoreError(f"{path} is no dictionary that this version reads ({error!r}; variants: {known})") from None
@@ -53,14 +55,14 @@ def _read(path: Path) -> Dictionary:
     return dictionary
 
 
-def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """`tensors`. Raises `StoreError` for one that is no weights: of whole numbers, or with NaN or infinity in it."""
+def _checked(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
+    """`tensors`, of `owner`. Raises `StoreError` for one that is no weights: of whole numbers, or with NaN or infinity in it."""
     for name, value in tensors.items():
         if not value.is_floating_point():
-            raise StoreError(f"{name} of {path} is {value.dtype}; the weights of a dictionary are floats: save it again")
+            raise StoreError(f"{name} of {owner} is {value.dtype}; the weights of a dictionary are floats: save it again")
         if not torch.isfinite(value).all():
             n_bad = int((~torch.isfinite(value)).sum())
-            raise StoreError(f"{name} of {path} holds NaN or infinity ({n_bad:,} of {value.numel():,}); train it again")
+            raise StoreError(f"{name} of {owner} holds NaN or infinity ({n_bad:,} of {value.numel():,}); train it again")
     return tensors
 
 

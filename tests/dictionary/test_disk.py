@@ -1,5 +1,6 @@
 """Dictionaries on disk: the same bits back, by name or path; damage and a full disk told in one sentence."""
 
+import copy
 import resource
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import sae
 from sae import artefact
 from sae.dictionary.disk import VARIANTS, dictionary_path, read_dictionary, write_dictionary
 from sae.dictionary.tied_relu import TiedBiasDictionary
@@ -153,3 +155,15 @@ def test_tensors_without_numbers_or_not_dense_are_refused(tmp_path, method):
     for bad in (torch.ones(2, width, device="meta"), torch.ones(2, width).to_sparse()):
         with pytest.raises(ConfigError, match=r"meta device|torch\.sparse_coo"):
             getattr(dictionary, method)(bad)
+
+
+def test_weights_that_could_not_be_read_again_replace_nothing(tmp_path):
+    weights, _ = problem()
+    good = TiedBiasDictionary(*weights)
+    sae.save(good, tmp_path / "d")
+    bad = copy.deepcopy(good)
+    bad.W_enc.data[0, 0] = torch.nan
+    with pytest.raises(StoreError, match=r"W_enc of the dictionary holds NaN or infinity \(1 of "):
+        sae.save(bad, tmp_path / "d")
+    assert torch.equal(sae.load(tmp_path / "d").W_enc, good.W_enc)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["d"]
